@@ -1,0 +1,138 @@
+#include "kernel.hpp"
+
+#include <errno.h>
+#include <linux/io_uring.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+
+// <asm/unistd.h> of an old header package may lack them; the numbers are the same everywhere but
+// on alpha.
+#ifndef __NR_io_uring_setup
+#define __NR_io_uring_setup 425
+#endif
+#ifndef __NR_io_uring_enter
+#define __NR_io_uring_enter 426
+#endif
+#ifndef __NR_io_uring_register
+#define __NR_io_uring_register 427
+#endif
+
+namespace uring {
+namespace {
+
+template <typename T>
+T or_errno(T result) noexcept {
+  return result < 0 ? static_cast<T>(-errno) : result;
+}
+
+int real_setup(void*, unsigned entries, io_uring_params* params) {
+  return static_cast<int>(or_errno(syscall(__NR_io_uring_setup, entries, params)));
+}
+
+int real_enter(void*, int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+               const void* argument, std::size_t size) {
+  return static_cast<int>(or_errno(
+      syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, argument, size)));
+}
+
+int real_register(void*, int fd, unsigned opcode, void* argument, unsigned count) {
+  return static_cast<int>(or_errno(syscall(__NR_io_uring_register, fd, opcode, argument, count)));
+}
+
+int real_mmap(void*, std::size_t length, int fd, std::int64_t offset, void** address) {
+  void* mapped =
+      mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
+  if (mapped == MAP_FAILED) return -errno;
+  *address = mapped;
+  return 0;
+}
+
+int real_munmap(void*, void* address, std::size_t length) {
+  return or_errno(munmap(address, length));
+}
+
+int real_madvise(void*, void* address, std::size_t length, int advice) {
+  return or_errno(madvise(address, length, advice));
+}
+
+int real_eventfd(void*, unsigned initial, int flags) { return or_errno(eventfd(initial, flags)); }
+
+int real_close(void*, int fd) { return or_errno(close(fd)); }
+
+std::int64_t real_read(void*, int fd, void* buffer, std::size_t size) {
+  return or_errno<std::int64_t>(read(fd, buffer, size));
+}
+
+std::int64_t real_write(void*, int fd, const void* buffer, std::size_t size) {
+  return or_errno<std::int64_t>(write(fd, buffer, size));
+}
+
+std::int64_t real_recvfrom(void*, int fd, void* buffer, std::size_t size, int flags,
+                           sockaddr* address, socklen_t* address_length) {
+  return or_errno<std::int64_t>(recvfrom(fd, buffer, size, flags, address, address_length));
+}
+
+std::int64_t real_sendfile(void*, int socket, int file, std::int64_t offset, std::size_t count) {
+  off_t position = offset;
+  return or_errno<std::int64_t>(sendfile(socket, file, &position, count));
+}
+
+std::int64_t real_clock(void*) {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::int64_t>(now.tv_sec) * 1000000000 + now.tv_nsec;
+}
+
+void real_sleep(void*, std::int64_t nanoseconds) {
+  timespec wait{static_cast<time_t>(nanoseconds / 1000000000),
+                static_cast<long>(nanoseconds % 1000000000)};
+  nanosleep(&wait, nullptr);
+}
+
+int real_thread_id(void*) { return static_cast<int>(syscall(SYS_gettid)); }
+
+// getpid() is a system call again since glibc 2.25: a counter that the child's side of fork()
+// raises costs nothing to read.
+std::atomic<unsigned> forks{0};
+
+void count_fork() { forks.fetch_add(1, std::memory_order_relaxed); }
+
+unsigned real_fork_count(void*) { return forks.load(std::memory_order_relaxed); }
+
+Kernel make_real_kernel() noexcept {
+  pthread_atfork(nullptr, nullptr, count_fork);
+  Kernel kernel{};
+  kernel.setup = real_setup;
+  kernel.enter = real_enter;
+  kernel.register_ = real_register;
+  kernel.mmap = real_mmap;
+  kernel.munmap = real_munmap;
+  kernel.madvise = real_madvise;
+  kernel.eventfd = real_eventfd;
+  kernel.close = real_close;
+  kernel.read = real_read;
+  kernel.write = real_write;
+  kernel.recvfrom = real_recvfrom;
+  kernel.sendfile = real_sendfile;
+  kernel.clock = real_clock;
+  kernel.sleep = real_sleep;
+  kernel.thread_id = real_thread_id;
+  kernel.fork_count = real_fork_count;
+  return kernel;
+}
+
+}  // namespace
+
+const Kernel& real_kernel() noexcept {
+  static const Kernel kernel = make_real_kernel();
+  return kernel;
+}
+
+}  // namespace uring

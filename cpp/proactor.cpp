@@ -1,0 +1,596 @@
+#include "proactor.hpp"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include <cassert>
+#include <new>
+#include <utility>
+
+namespace uring {
+namespace {
+
+// user_data of the proactor's own SQEs: generation 0 is never an operation's.
+constexpr std::uint64_t kCancelKey = OperationTable::kReservedSlot;
+constexpr std::uint64_t kWakeKey = OperationTable::kReservedSlot + 1;
+
+// An SQE's length is 32 bits; a longer send goes out in pieces.
+constexpr std::uint64_t kLongestSend = 1 << 30;
+// The most that sendfile(2) and write(2) move in one call.
+constexpr std::uint64_t kLongestTransfer = 0x7ffff000;
+// A kernel that ends an operation this often without a reason and without progress is broken.
+constexpr std::uint16_t kRetryLimit = 100;
+// How long a new ring waits for the locked memory of closed ones.
+constexpr std::int64_t kMemoryPatience = 1000000000;
+// Enters that settle() spends on one descriptor: one cancels, one sees it end, the rest is reserve.
+constexpr int kSettleTurns = 8;
+
+bool again_later(int error) noexcept {
+  return error == -EAGAIN || error == -EINTR || error == -EBUSY || error == -ETIME;
+}
+
+}  // namespace
+
+Proactor::Proactor(const Kernel& kernel) noexcept : kernel_(kernel), ring_(kernel_) {}
+
+Proactor::~Proactor() {
+  close();
+  if (abandoned_ != 0) table_.abandon_addresses();
+}
+
+int Proactor::init(const Features& features, unsigned submission_entries,
+                   unsigned completion_entries) noexcept {
+  features_ = features;
+  submission_entries_ = submission_entries;
+  completion_entries_ = completion_entries;
+  fork_count_ = kernel_.fork_count(kernel_.self);
+  thread_ = 0;
+  int error = ring_.init(features_, submission_entries_, completion_entries_, kMemoryPatience);
+  if (error < 0) return error;
+  int fd = kernel_.eventfd(kernel_.self, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd < 0) {
+    ring_.close();
+    return fd;
+  }
+  wake_fd_ = fd;
+  wake_armed_ = false;
+  return 0;
+}
+
+bool Proactor::forked() const noexcept {
+  return fork_count_ != kernel_.fork_count(kernel_.self);
+}
+
+bool Proactor::bound_here() const noexcept {
+  if (!ring_.is_open() || forked() || thread_ == 0) return false;
+  return !ring_.single_issuer() || thread_ == kernel_.thread_id(kernel_.self);
+}
+
+int Proactor::bind_thread(bool force) noexcept {
+  if (!ring_.is_open()) return -EBADF;
+  if (forked()) return -EOWNERDEAD;
+  const int thread = kernel_.thread_id(kernel_.self);
+  if (thread == thread_ && !force) return 0;
+  int error = 0;
+  if (thread_ == 0)
+    error = ring_.enable();
+  else if (ring_.single_issuer())
+    error = move_to_fresh_ring();
+  if (error < 0) return error;
+  thread_ = thread;
+  ++run_;
+  return 0;
+}
+
+int Proactor::move_to_fresh_ring() noexcept {
+  Ring fresh(kernel_);
+  int error = fresh.init(features_, submission_entries_, completion_entries_, kMemoryPatience);
+  if (error >= 0) error = fresh.enable();
+  if (error < 0) return error;
+  io_uring_cqe cqe;
+  while (ring_.pop(&cqe)) dispatch(cqe);
+  ring_ = std::move(fresh);
+  wake_armed_ = false;
+  for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
+    Operation* operation = table_.at(slot);
+    if (operation->state != State::kInFlight) continue;
+    if (operation->flags & kCancelWanted)
+      disown(operation);
+    else
+      queue_again(operation);
+  }
+  return 0;
+}
+
+// -- starting --
+
+std::int64_t Proactor::queue(Operation* operation) noexcept {
+  if (operation == nullptr) return -ENOMEM;
+  table_.push(&queued_, operation);
+  return static_cast<std::int64_t>(operation->key());
+}
+
+std::int64_t Proactor::start_poll(Kind kind, int fd, std::uint32_t mask) noexcept {
+  if (fd < 0) return -EBADF;
+  Operation* operation = table_.allocate(kind, fd);
+  if (operation != nullptr) operation->poll_mask = mask;
+  return queue(operation);
+}
+
+std::int64_t Proactor::start_send(int fd, const void* buffer, std::uint64_t length,
+                                  std::uint32_t message_flags) noexcept {
+  if (fd < 0) return -EBADF;
+  Operation* operation = table_.allocate(Kind::kSend, fd);
+  if (operation != nullptr) {
+    operation->buffer = buffer;
+    operation->length = length;
+    operation->message_flags = message_flags | MSG_NOSIGNAL;
+  }
+  return queue(operation);
+}
+
+std::int64_t Proactor::start_sendto(int fd, const void* buffer, std::uint64_t length,
+                                    std::uint32_t message_flags, const void* address,
+                                    unsigned address_length) noexcept {
+  if (fd < 0) return -EBADF;
+  if (address_length > sizeof(sockaddr_storage)) return -EINVAL;
+  Operation* operation = table_.allocate(Kind::kSendTo, fd);
+  if (operation == nullptr) return -ENOMEM;
+  AddressBlock* block = table_.allocate_address(operation);
+  if (block == nullptr) {
+    operation->state = State::kTaken;
+    table_.release(operation);
+    return -ENOMEM;
+  }
+  operation->buffer = buffer;
+  operation->length = length;
+  operation->message_flags = message_flags | MSG_NOSIGNAL;
+  memset(&block->message, 0, sizeof(block->message));
+  memcpy(&block->address, address, address_length);
+  block->message.msg_name = &block->address;
+  block->message.msg_namelen = address_length;
+  block->message.msg_iov = &block->vector;
+  block->message.msg_iovlen = 1;
+  return queue(operation);
+}
+
+std::int64_t Proactor::start_write(int fd, const void* buffer, std::uint64_t length) noexcept {
+  if (fd < 0) return -EBADF;
+  Operation* operation = table_.allocate(Kind::kWrite, fd);
+  if (operation != nullptr) {
+    operation->buffer = buffer;
+    operation->length = length;
+  }
+  return queue(operation);
+}
+
+std::int64_t Proactor::start_sendfile(int socket, int file, std::int64_t offset,
+                                      std::uint64_t count) noexcept {
+  if (socket < 0 || file < 0) return -EBADF;
+  Operation* operation = table_.allocate(Kind::kSendfile, socket);
+  if (operation != nullptr) {
+    operation->poll_mask = POLLOUT;
+    operation->file = file;
+    operation->offset = offset;
+    operation->length = count;
+  }
+  return queue(operation);
+}
+
+void Proactor::watch(std::uint64_t key) noexcept {
+  Operation* operation = table_.find(key);
+  if (operation == nullptr || (operation->flags & kWatched)) return;
+  operation->flags |= kWatched;
+  ++watched_;
+}
+
+// -- cancelling --
+
+void Proactor::cancel(std::uint64_t key, int error) noexcept {
+  Operation* operation = table_.find(key);
+  if (operation == nullptr) return;
+  if (operation->state != State::kQueued && operation->state != State::kInFlight &&
+      operation->state != State::kTaken)
+    return;
+  if (!(operation->flags & kCancelWanted)) {
+    operation->flags |= kCancelWanted;
+    operation->cancel_error = error;
+  }
+  if (operation->state == State::kQueued) {
+    table_.unlink(&queued_, operation);
+    complete(operation, operation->cancel_error, 0);
+  } else if (operation->state == State::kInFlight && !(operation->flags & kCancelQueued)) {
+    try {
+      cancels_.push_back(key);
+    } catch (const std::bad_alloc&) {
+      return;  // it then ends by itself, or at close(): late, but never wrong
+    }
+    operation->flags |= kCancelQueued;
+  }
+}
+
+void Proactor::cancel_fd(int fd, int error) noexcept {
+  std::uint32_t slot = fd < 0 ? kNoSlot : table_.first_on(fd);
+  while (slot != kNoSlot) {
+    Operation* operation = table_.at(slot);
+    slot = table_.next_on(operation);
+    cancel(operation->key(), error);
+  }
+}
+
+void Proactor::cancel_all() noexcept {
+  for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
+    Operation* operation = table_.at(slot);
+    if (operation->state == State::kQueued || operation->state == State::kInFlight)
+      cancel(operation->key());
+  }
+}
+
+// -- the work of a ready operation --
+
+std::int64_t Proactor::receive(int fd, void* buffer, std::uint64_t size,
+                               int message_flags) noexcept {
+  return receive_from(fd, buffer, size, message_flags, nullptr, nullptr);
+}
+
+std::int64_t Proactor::receive_from(int fd, void* buffer, std::uint64_t size, int message_flags,
+                                    sockaddr_storage* address,
+                                    unsigned* address_length) noexcept {
+  std::int64_t result;
+  socklen_t length = sizeof(sockaddr_storage);
+  // MSG_DONTWAIT: the socket may be a blocking one.
+  do {
+    length = sizeof(sockaddr_storage);
+    result = kernel_.recvfrom(kernel_.self, fd, buffer, size, message_flags | MSG_DONTWAIT,
+                              reinterpret_cast<sockaddr*>(address),
+                              address == nullptr ? nullptr : &length);
+  } while (result == -EINTR);
+  if (address_length != nullptr) *address_length = result < 0 ? 0 : length;
+  return result;
+}
+
+std::int64_t Proactor::read(int fd, void* buffer, std::uint64_t size) noexcept {
+  std::int64_t result;
+  do {
+    result = kernel_.read(kernel_.self, fd, buffer, size);
+  } while (result == -EINTR);
+  return result;
+}
+
+std::int64_t Proactor::send_file(std::uint64_t key) noexcept {
+  Operation* operation = table_.find(key);
+  if (operation == nullptr) return -EBADF;
+  const std::uint64_t left = operation->length - operation->done;
+  std::int64_t result = left == 0 ? 0
+                                  : kernel_.sendfile(
+                                        kernel_.self, operation->fd, operation->file,
+                                        operation->offset + static_cast<std::int64_t>(
+                                                                operation->done),
+                                        left < kLongestTransfer ? left : kLongestTransfer);
+  if (result == -EINTR) return -EAGAIN;
+  if (result < 0) return result;
+  operation->done += static_cast<std::uint64_t>(result);
+  if (result > 0) operation->retries = 0;
+  // Nothing sent: the file ends before `length`.
+  if (result == 0 || operation->done == operation->length)
+    return static_cast<std::int64_t>(operation->done);
+  return -EAGAIN;
+}
+
+// -- completions --
+
+void Proactor::complete(Operation* operation, int error, std::int64_t result) noexcept {
+  operation->error = error;
+  operation->result = result;
+  operation->state = State::kCompleted;
+  table_.push(&completed_, operation);
+}
+
+void Proactor::queue_again(Operation* operation) noexcept {
+  if (operation->state == State::kInFlight) --in_flight_;
+  operation->flags &= static_cast<std::uint8_t>(~kCancelQueued);
+  operation->state = State::kQueued;
+  table_.push(&queued_, operation);
+}
+
+// The final CQE of an operation in flight.
+void Proactor::finish(Operation* operation, int result) noexcept {
+  operation->flags &= static_cast<std::uint8_t>(~kCancelQueued);
+  const bool sending = owns_buffer(operation->kind);
+  const bool polled = !sending || (operation->flags & kPolling);
+  if (sending && !polled && result > 0) {
+    operation->done += static_cast<std::uint64_t>(result);
+    operation->retries = 0;
+  }
+  const bool whole = sending && !polled && result >= 0 && operation->done >= operation->length;
+  const std::int64_t done = static_cast<std::int64_t>(operation->done);
+
+  if (whole || (operation->flags & kCancelWanted)) {
+    --in_flight_;
+    complete(operation, whole ? 0 : operation->cancel_error, sending ? done : 0);
+    return;
+  }
+  // Ended without us: interrupted, or by the end of the thread that had submitted it.
+  const bool interrupted = result == -EINTR || result == -ECANCELED ||
+                           (result == -EFAULT && operation->run != run_);
+  const bool blocked = sending && !polled && (result == -EAGAIN || result == 0);
+  if (interrupted || blocked) {
+    if (++operation->retries > kRetryLimit) {
+      --in_flight_;
+      complete(operation, result < 0 ? result : -EAGAIN, done);
+      return;
+    }
+    if (blocked) operation->flags |= kPolling;
+    queue_again(operation);
+  } else if (result < 0) {
+    --in_flight_;
+    complete(operation, result, done);
+  } else if (sending) {
+    // Short, or writable at last: the rest.
+    operation->flags &= static_cast<std::uint8_t>(~kPolling);
+    queue_again(operation);
+  } else {
+    --in_flight_;
+    complete(operation, 0, result);
+  }
+}
+
+void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
+  if (cqe.user_data == kCancelKey) return;  // 0, -ENOENT and -EALREADY alike: the target's CQE counts
+  if (cqe.user_data == kWakeKey) {
+    std::uint64_t count;
+    kernel_.read(kernel_.self, wake_fd_, &count, sizeof(count));
+    wake_armed_ = false;
+    woken_ = true;
+    return;
+  }
+  Operation* operation = table_.find(cqe.user_data);
+  if (operation == nullptr || operation->state != State::kInFlight) return;
+  // F_MORE: the kernel is not done with it, whatever the result says.
+  if (cqe.flags & IORING_CQE_F_MORE) return;
+  finish(operation, cqe.res);
+}
+
+// The ring went away before the final CQE came.
+void Proactor::disown(Operation* operation) noexcept {
+  --in_flight_;
+  const int error = (operation->flags & kCancelWanted) ? operation->cancel_error : -ECANCELED;
+  // A poll reads no memory of ours.  The end of a send is the kernel's affair now.
+  // A child never had anything in the kernel.
+  if (owns_buffer(operation->kind) && !(operation->flags & kPolling) && !forked()) {
+    ++abandoned_;
+    operation->flags |= kAbandoned;
+  }
+  complete(operation, error, static_cast<std::int64_t>(operation->done));
+}
+
+bool Proactor::next(Completion* completion) noexcept {
+  Operation* operation = table_.pop(&completed_);
+  if (operation == nullptr) return false;
+  operation->state = State::kTaken;
+  completion->key = operation->key();
+  completion->kind = operation->kind;
+  completion->error = operation->error;
+  completion->result = operation->result;
+  completion->abandoned = (operation->flags & kAbandoned) != 0;
+  return true;
+}
+
+int Proactor::again(std::uint64_t key) noexcept {
+  Operation* operation = table_.find(key);
+  if (operation == nullptr || operation->state != State::kTaken) return -EBADF;
+  if (operation->flags & kCancelWanted) return operation->cancel_error;
+  if (!ring_.is_open()) return -ECANCELED;
+  queue_again(operation);
+  return 0;
+}
+
+void Proactor::release(std::uint64_t key) noexcept {
+  Operation* operation = table_.find(key);
+  if (operation == nullptr || operation->state != State::kTaken) return;
+  if (operation->flags & kWatched) --watched_;
+  if (operation->file >= 0) kernel_.close(kernel_.self, operation->file);
+  // The kernel may still read the message header of what was abandoned.
+  if (operation->flags & kAbandoned) operation->address = nullptr;
+  table_.release(operation);
+}
+
+// -- a turn --
+
+void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
+  const char* rest = static_cast<const char*>(operation->buffer) + operation->done;
+  std::uint64_t left = operation->length - operation->done;
+  if (left > kLongestSend) left = kLongestSend;
+  if (operation->flags & kPolling) {
+    io_uring_prep_poll_add(sqe, operation->fd, POLLOUT);
+  } else {
+    switch (operation->kind) {
+      case Kind::kSend:
+        io_uring_prep_send(sqe, operation->fd, rest, left,
+                           static_cast<int>(operation->message_flags));
+        break;
+      case Kind::kSendTo:
+        operation->address->vector.iov_base = const_cast<char*>(rest);
+        operation->address->vector.iov_len = left;
+        io_uring_prep_sendmsg(sqe, operation->fd, &operation->address->message,
+                              operation->message_flags);
+        break;
+      case Kind::kWrite:
+        // Offset -1: at the file position, or, of a pipe, where there is none.
+        io_uring_prep_write(sqe, operation->fd, rest, static_cast<unsigned>(left),
+                            static_cast<std::uint64_t>(-1));
+        break;
+      default:
+        io_uring_prep_poll_add(sqe, operation->fd, operation->poll_mask);
+        break;
+    }
+    if (owns_buffer(operation->kind)) bytes_prepared_ += left;
+  }
+  sqe->user_data = operation->key();
+  operation->state = State::kInFlight;
+  operation->run = run_;
+  ++in_flight_;
+}
+
+// Write SQEs until the SQ is full (false) or nothing is left to write.
+bool Proactor::fill() noexcept {
+  std::size_t written = 0;
+  for (; written < cancels_.size(); ++written) {
+    const std::uint64_t key = cancels_[written];
+    const Operation* operation = peek(static_cast<std::uint32_t>(key));
+    // It may have ended meanwhile.
+    if (operation == nullptr || operation->key() != key || operation->state != State::kInFlight)
+      continue;
+    io_uring_sqe* sqe = ring_.get_sqe();
+    if (sqe == nullptr) break;
+    io_uring_prep_cancel64(sqe, key, 0);
+    sqe->user_data = kCancelKey;
+  }
+  cancels_.erase(cancels_.begin(), cancels_.begin() + static_cast<std::ptrdiff_t>(written));
+  if (!cancels_.empty()) return false;
+  if (!wake_armed_) {
+    io_uring_sqe* sqe = ring_.get_sqe();
+    if (sqe == nullptr) return false;
+    io_uring_prep_poll_add(sqe, wake_fd_, POLLIN);
+    sqe->user_data = kWakeKey;
+    wake_armed_ = true;
+  }
+  if (queued_.empty()) return true;
+  const std::int64_t clock = now();
+  while (!queued_.empty()) {
+    io_uring_sqe* sqe = ring_.get_sqe();
+    if (sqe == nullptr) return false;
+    Operation* operation = table_.pop(&queued_);
+    if (operation->started_ns == 0) operation->started_ns = clock;
+    arm(operation, sqe);
+  }
+  return true;
+}
+
+int Proactor::prepare() noexcept {
+  if (!ring_.is_open()) return -EBADF;
+  if (forked()) return -EOWNERDEAD;
+  bytes_prepared_ = 0;
+  while (!fill()) {
+    const unsigned before = ring_.submissions_pending();
+    int error = enter(false, 0);
+    if (error < 0) return error;
+    // The kernel may want its completions read first (-EBUSY), or be out of memory for now: what
+    // did not fit stays queued for the next turn.
+    if (ring_.submissions_pending() == before) break;
+  }
+  return 0;
+}
+
+bool Proactor::must_enter() const noexcept {
+  return ring_.submissions_pending() != 0 || ring_.completions_deferred();
+}
+
+int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
+  int result = ring_.enter(wait, timeout_ns);
+  if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN) return 0;
+  return result;
+}
+
+int Proactor::reap() noexcept {
+  io_uring_cqe cqe;
+  unsigned count = 0;
+  while (count < kReapLimit && ring_.pop(&cqe)) {
+    dispatch(cqe);
+    ++count;
+  }
+  return static_cast<int>(count);
+}
+
+int Proactor::turn(std::int64_t timeout_ns) noexcept {
+  int error = prepare();
+  if (error < 0) return error;
+  const bool wait = timeout_ns != 0 && idle();
+  if (wait || must_enter()) error = enter(wait, timeout_ns);
+  reap();
+  return error;
+}
+
+void Proactor::settle(int fd) noexcept {
+  cancel_fd(fd);
+  if (!bound_here()) return;
+  for (int turns = 0; turns < kSettleTurns; ++turns) {
+    bool busy = false;
+    for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
+         slot = table_.next_on(table_.at(slot)))
+      busy = busy || table_.at(slot)->state == State::kInFlight;
+    if (!busy || prepare() < 0) return;
+    int error = enter(false, 0);
+    if (error < 0 && !again_later(error)) return;
+    reap();
+  }
+}
+
+void Proactor::wake() noexcept {
+  const std::uint64_t one = 1;
+  if (wake_fd_ >= 0) kernel_.write(kernel_.self, wake_fd_, &one, sizeof(one));
+}
+
+bool Proactor::take_wake() noexcept {
+  const bool woken = woken_;
+  woken_ = false;
+  return woken;
+}
+
+// -- the end --
+
+unsigned Proactor::drain(std::int64_t timeout_ns) noexcept {
+  if (!bound_here()) return in_flight_;
+  cancel_all();
+  const std::int64_t give_up = now() + timeout_ns;
+  while (in_flight_ != 0) {
+    const std::int64_t left = give_up - now();
+    if (left <= 0) break;
+    int error = prepare();
+    if (error >= 0) {
+      // Completions that nobody took yet must not keep this from sleeping.
+      const bool wait = !ring_.completions_visible() && queued_.empty() && cancels_.empty();
+      error = enter(wait, left);
+    }
+    reap();
+    if (error < 0 && !again_later(error)) break;
+  }
+  return in_flight_;
+}
+
+void Proactor::close() noexcept {
+  const bool child = ring_.is_open() && forked();
+  if (child)
+    ring_.abandon();
+  else
+    ring_.close();
+  if (wake_fd_ >= 0) kernel_.close(kernel_.self, wake_fd_);
+  wake_fd_ = -1;
+  wake_armed_ = false;
+  for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
+    Operation* operation = table_.at(slot);
+    if (operation->state == State::kQueued) {
+      table_.unlink(&queued_, operation);
+      complete(operation, -ECANCELED, static_cast<std::int64_t>(operation->done));
+    } else if (operation->state == State::kInFlight) {
+      disown(operation);
+    }
+  }
+  cancels_.clear();
+}
+
+const Operation* Proactor::peek(std::uint32_t slot) const noexcept {
+  return slot < table_.capacity() ? table_.at(slot) : nullptr;
+}
+
+std::uint32_t Proactor::next_watched(std::uint32_t slot) const noexcept {
+  for (; slot < table_.capacity(); ++slot) {
+    const Operation* operation = table_.at(slot);
+    if ((operation->flags & kWatched) && operation->state == State::kInFlight) return slot;
+  }
+  return kNoSlot;
+}
+
+}  // namespace uring

@@ -1,0 +1,192 @@
+// The proactor: starts operations, enters the kernel once a turn, and hands completions out.
+//
+// Owns the ring, the operation table and the eventfd that wakes it; it is the one class that
+// Cython wraps.  Knows no Python object: an owner remembers the key that start_*() gave it.
+//
+// A turn is prepare(), enter(), reap().  Between turns operations only enter the table: the SQEs
+// are written in prepare(), so that
+//  - what is cancelled, or loses its descriptor, before the kernel saw it never reaches the kernel;
+//  - an operation may start before the ring has a thread;
+//  - no descriptor number waits in an SQE while somebody closes it.
+// Only enter() may run beside other calls (without the GIL): it touches nothing but the ring.
+//
+// Receiving kinds wait for readiness (POLL_ADD) and are then completed by receive() and the like,
+// called by who takes the bytes.  Sending kinds give the kernel the caller's buffer and complete
+// when all of it is out; short sends, -EAGAIN and -EINTR are resumed here.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "features.hpp"
+#include "kernel.hpp"
+#include "operation_table.hpp"
+#include "ring.hpp"
+
+namespace uring {
+
+struct Completion {
+  std::uint64_t key = 0;
+  Kind kind = Kind::kNone;
+  int error = 0;             // 0 or -errno
+  bool abandoned = false;    // the kernel may still hold the buffer: keep it for good
+  std::int64_t result = 0;   // events of a poll, bytes of a send
+};
+
+class Proactor {
+ public:
+  // At most so many completions are read in one turn: the loop's other callbacks want theirs.
+  static constexpr unsigned kReapLimit = 256;
+  // An enter that may copy more than this is worth giving the GIL up for.
+  static constexpr std::uint64_t kLargeCopy = 1 << 20;
+
+  explicit Proactor(const Kernel& kernel = real_kernel()) noexcept;
+  ~Proactor();
+  Proactor(const Proactor&) = delete;
+  Proactor& operator=(const Proactor&) = delete;
+
+  // Make the ring.  0 or -errno.
+  int init(const Features& features, unsigned submission_entries = Ring::kSubmissionEntries,
+           unsigned completion_entries = Ring::kCompletionEntries) noexcept;
+
+  // Make the calling thread the one that takes turns.  A ring of one issuer that belongs to
+  // another thread is replaced by a fresh one: completions that are posted are read, then the old
+  // ring closes, then what is unfinished is queued again.  Nothing is lost: on such a ring work
+  // is done only while its thread is in the kernel.  `force` says that the kernel refused this
+  // thread (-EEXIST: a new thread got the old one's number).  0 or -errno.
+  int bind_thread(bool force = false) noexcept;
+  // True while the calling thread may take turns.
+  bool bound_here() const noexcept;
+
+  // -- Operations.  Each start returns a key (above 0) or -errno. --
+  std::int64_t start_poll(Kind kind, int fd, std::uint32_t mask) noexcept;
+  std::int64_t start_send(int fd, const void* buffer, std::uint64_t length,
+                          std::uint32_t message_flags) noexcept;
+  std::int64_t start_sendto(int fd, const void* buffer, std::uint64_t length,
+                            std::uint32_t message_flags, const void* address,
+                            unsigned address_length) noexcept;
+  std::int64_t start_write(int fd, const void* buffer, std::uint64_t length) noexcept;
+  // Owns `file` from here on: closed at release().
+  std::int64_t start_sendfile(int socket, int file, std::int64_t offset,
+                              std::uint64_t count) noexcept;
+  // The descriptor is the user's, who may close it at any time: next_watched() finds it.
+  void watch(std::uint64_t key) noexcept;
+
+  // Ask an operation to end with `error` (-errno).  It stays in the table until its final CQE; one
+  // that the kernel does not know completes at once.  Never an error: a stale key does nothing.
+  void cancel(std::uint64_t key, int error = -125 /* -ECANCELED */) noexcept;
+  void cancel_fd(int fd, int error = -125) noexcept;
+  void cancel_all() noexcept;
+
+  // -- The work of an operation that is ready.  -EAGAIN: somebody else took it; see again(). --
+  std::int64_t receive(int fd, void* buffer, std::uint64_t size, int message_flags) noexcept;
+  std::int64_t receive_from(int fd, void* buffer, std::uint64_t size, int message_flags,
+                            sockaddr_storage* address, unsigned* address_length) noexcept;
+  std::int64_t read(int fd, void* buffer, std::uint64_t size) noexcept;
+  // One step of a sendfile; the bytes sent in all when it is done, -EAGAIN when it goes on.
+  std::int64_t send_file(std::uint64_t key) noexcept;
+
+  // Take the oldest completion; false when there is none.
+  bool next(Completion* completion) noexcept;
+  bool has_completions() const noexcept { return !completed_.empty(); }
+  // Queue a taken operation again (0), or find that it was cancelled meanwhile (-errno).
+  int again(std::uint64_t key) noexcept;
+  // Forget a taken operation.
+  void release(std::uint64_t key) noexcept;
+
+  // -- A turn --
+  // Write the SQEs of what is queued; enters without waiting where the SQ is too small. 0, -errno.
+  int prepare() noexcept;
+  // True when a turn may sleep: nothing is left to submit, and no completion is in sight.
+  bool idle() const noexcept { return queued_.empty() && quiet(); }
+  // The same before prepare(), whatever waits to be submitted.
+  bool quiet() const noexcept {
+    return completed_.empty() && !woken_ && !ring_.completions_visible() &&
+           !ring_.completions_deferred();
+  }
+  // True when an enter is needed even without sleeping.
+  bool must_enter() const noexcept;
+  // True when the SQEs written are to copy more than kLargeCopy.
+  bool large_copy() const noexcept { return bytes_prepared_ > kLargeCopy; }
+  // Enter the kernel once.  `timeout_ns` below 0: no limit.  0, or -errno; -ETIME, -EBUSY and
+  // -EAGAIN, which a later turn cures, count as 0.
+  int enter(bool wait, std::int64_t timeout_ns) noexcept;
+  // Read CQEs, up to kReapLimit; the number of operations that completed.
+  int reap() noexcept;
+  // All three at once, for callers without a GIL.
+  int turn(std::int64_t timeout_ns) noexcept;
+  // Cancel what is on a descriptor and see it end, so that a close(2) that follows really closes.
+  // Bounded; does nothing but mark in a thread that may not take turns.
+  void settle(int fd) noexcept;
+
+  // End the sleep of the thread in enter(); any thread, async-signal-safe.
+  void wake() noexcept;
+  // True once after a wake() was seen.
+  bool take_wake() noexcept;
+
+  // Cancel everything and take turns until nothing is in flight or the time is over; the number
+  // of operations still in flight.
+  unsigned drain(std::int64_t timeout_ns) noexcept;
+  // Close the ring.  What is still in flight completes with -ECANCELED; the buffers that the
+  // kernel may yet read are counted by abandoned().
+  void close() noexcept;
+  bool is_open() const noexcept { return ring_.is_open(); }
+  // True in a child forked since the ring was made: it must not be touched there.
+  bool forked() const noexcept;
+
+  // -- For reprs, checks and tests --
+  unsigned in_flight() const noexcept { return in_flight_; }
+  unsigned operations() const noexcept { return table_.used(); }
+  unsigned abandoned() const noexcept { return abandoned_; }
+  std::uint64_t stale_keys() const noexcept { return table_.stale_keys(); }
+  Rung rung() const noexcept { return features_.rung; }
+  int ring_fd() const noexcept { return ring_.fd(); }
+  std::int64_t now() const noexcept { return kernel_.clock(kernel_.self); }
+  // The operation in a slot, or null: state kFree.
+  const Operation* peek(std::uint32_t slot) const noexcept;
+  std::uint32_t capacity() const noexcept { return table_.capacity(); }
+  std::uint32_t first_on(int fd) const noexcept { return table_.first_on(fd); }
+  std::uint32_t next_on(std::uint32_t slot) const noexcept {
+    return table_.next_on(table_.at(slot));
+  }
+  // The first slot at or after `slot` of a watched operation in flight; kNoSlot at the end.
+  std::uint32_t next_watched(std::uint32_t slot) const noexcept;
+  // The queue of what prepare() will submit; along Operation::next.
+  std::uint32_t first_queued() const noexcept { return queued_.head; }
+  unsigned watched() const noexcept { return watched_; }
+
+ private:
+  std::int64_t queue(Operation* operation) noexcept;
+  void arm(Operation* operation, io_uring_sqe* sqe) noexcept;
+  void queue_again(Operation* operation) noexcept;
+  void complete(Operation* operation, int error, std::int64_t result) noexcept;
+  void finish(Operation* operation, int result) noexcept;
+  void dispatch(const io_uring_cqe& cqe) noexcept;
+  void disown(Operation* operation) noexcept;
+  bool fill() noexcept;
+  int move_to_fresh_ring() noexcept;
+
+  Kernel kernel_;
+  Features features_;
+  Ring ring_;
+  OperationTable table_;
+  OperationList queued_;
+  OperationList completed_;
+  std::vector<std::uint64_t> cancels_;
+  std::uint64_t bytes_prepared_ = 0;
+  unsigned submission_entries_ = 0;
+  unsigned completion_entries_ = 0;
+  unsigned in_flight_ = 0;
+  unsigned abandoned_ = 0;
+  unsigned watched_ = 0;
+  unsigned fork_count_ = 0;
+  std::uint32_t run_ = 0;
+  int thread_ = 0;  // 0: the ring was never enabled
+  int wake_fd_ = -1;
+  bool wake_armed_ = false;
+  bool woken_ = false;
+};
+
+}  // namespace uring

@@ -1,0 +1,93 @@
+// One io_uring instance: its memory, its two queues, and the calls that enter the kernel.
+//
+// Owns the ring's file descriptor and its two mappings.  Knows nothing of operations: it hands out
+// empty SQEs and hands back CQEs.  Three facts shape it:
+//  - on the best rung (SINGLE_ISSUER) a ring belongs to the thread that enables it; until then it
+//    takes no submission (-EBADFD), and from another thread every enter fails with -EEXIST;
+//  - with DEFER_TASKRUN completions appear in the CQ only while that thread is in
+//    io_uring_enter(2) with GETEVENTS; SQ_TASKRUN says that some are waiting to;
+//  - IORING_FEAT_NODROP: completions that find the CQ full are kept by the kernel until an enter.
+#pragma once
+
+#include "features.hpp"
+#include "kernel.hpp"
+
+namespace uring {
+
+class Ring {
+ public:
+  static constexpr unsigned kSubmissionEntries = 512;
+  static constexpr unsigned kCompletionEntries = 2048;
+
+  explicit Ring(const Kernel& kernel) noexcept : kernel_(&kernel) {}
+  ~Ring() { close(); }
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+  Ring(Ring&& other) noexcept;
+  Ring& operator=(Ring&& other) noexcept;
+
+  // Make and map the ring, on the rung of `features`.  On -ENOMEM tries again for up to
+  // `patience_ns`: the kernel gives the locked memory of closed rings back late.
+  int init(const Features& features, unsigned submission_entries, unsigned completion_entries,
+           std::int64_t patience_ns) noexcept;
+
+  // Bytes of locked memory that a ring of this size needs (RLIMIT_MEMLOCK).
+  static std::size_t memory_needed(unsigned submission_entries,
+                                   unsigned completion_entries) noexcept;
+
+  // Bind the ring to the calling thread and let submissions in.
+  int enable() noexcept;
+  // Give everything back.  The kernel ends what was in flight on its own time.
+  void close() noexcept;
+  // As close(), in a forked child: the mappings are not there (MADV_DONTFORK), and what stands at
+  // their addresses now may be somebody else's.
+  void abandon() noexcept;
+
+  bool is_open() const noexcept { return fd_ >= 0; }
+  int fd() const noexcept { return fd_; }
+  bool single_issuer() const noexcept { return (flags_ & IORING_SETUP_SINGLE_ISSUER) != 0; }
+
+  // An empty SQE, or null when the SQ is full: enter() then makes room.
+  io_uring_sqe* get_sqe() noexcept;
+  // SQEs that the kernel has not consumed yet.
+  unsigned submissions_pending() const noexcept;
+  // Publish the SQEs and enter the kernel once: submit, run deferred work, and, if `wait`, sleep
+  // until a completion is there or `timeout_ns` is over (negative: for ever).
+  // Returns the number of SQEs consumed, or -errno (-ETIME, -EINTR, -EBUSY, -EAGAIN are normal).
+  int enter(bool wait, std::int64_t timeout_ns) noexcept;
+
+  // True when the kernel holds completions that only an enter can bring into the CQ.
+  bool completions_deferred() const noexcept;
+  bool overflowed() const noexcept;
+  bool completions_visible() const noexcept;
+  // Copy the oldest completion and free its place; false when the CQ is empty.
+  bool pop(io_uring_cqe* completion) noexcept;
+
+ private:
+  int map(const io_uring_params& params) noexcept;
+  void forget() noexcept;
+
+  const Kernel* kernel_;
+  int fd_ = -1;
+  unsigned flags_ = 0;
+  bool no_iowait_ = false;
+
+  void* queues_ = nullptr;
+  std::size_t queues_size_ = 0;
+  io_uring_sqe* sqes_ = nullptr;
+  std::size_t sqes_size_ = 0;
+
+  unsigned* sq_head_ = nullptr;
+  unsigned* sq_tail_ = nullptr;
+  unsigned* sq_flags_ = nullptr;
+  unsigned sq_mask_ = 0;
+  unsigned sq_entries_ = 0;
+  unsigned sq_next_ = 0;  // our tail; published by enter()
+
+  unsigned* cq_head_ = nullptr;
+  unsigned* cq_tail_ = nullptr;
+  unsigned cq_mask_ = 0;
+  io_uring_cqe* cqes_ = nullptr;
+};
+
+}  // namespace uring
