@@ -1,0 +1,68 @@
+"""uringloop: an event loop for asyncio on io_uring.
+
+    import asyncio
+    import uringloop
+
+    with asyncio.Runner(loop_factory=uringloop.new_event_loop) as runner:
+        runner.run(main())
+
+Importing this package touches neither io_uring nor asyncio's policies.
+"""
+
+from .unavailable import IouringUnavailableError
+
+try:
+    from .uring_events import IouringProactor, IouringProactorEventLoop
+except ModuleNotFoundError as exc:
+    if exc.name not in ('uringloop.uring_events', 'uringloop._overlapped', 'uringloop._sockaddr'):
+        raise
+    raise ImportError(
+        "this is uringloop's source tree, and its extension modules are not built for this "
+        "Python: run `pip install -e .` in it, or leave this directory to import an installed "
+        "uringloop") from None
+
+__all__ = (
+    'IouringProactor',
+    'IouringProactorEventLoop',
+    'IouringProactorEventLoopPolicy',
+    'IouringUnavailableError',
+    'new_event_loop',
+    'run',
+)
+
+
+def new_event_loop():
+    """Return a new event loop on io_uring.
+
+    For asyncio.run(..., loop_factory=...) (from 3.13 on) and asyncio.Runner(loop_factory=...).
+    Raises IouringUnavailableError where io_uring can't be had.
+
+    Source: asyncio.new_event_loop.
+    """
+    return IouringProactorEventLoop()
+
+
+def run(main, *, debug=None):
+    """Run a coroutine on a new event loop on io_uring, and return its result.
+
+    main: a coroutine.
+    debug: True or False for the loop's debug mode; None leaves it to PYTHONASYNCIODEBUG.
+    Raises what the coroutine raises, RuntimeError when a loop runs already in this thread, and
+    IouringUnavailableError where io_uring can't be had.
+
+    Source: asyncio.run.
+    """
+    import asyncio
+    from asyncio import events
+    if events._get_running_loop() is not None:
+        raise RuntimeError("uringloop.run() cannot be called from a running event loop")
+    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+def __getattr__(name):
+    # Policies are deprecated from Python 3.14 on and gone in 3.16.
+    if name == 'IouringProactorEventLoopPolicy':
+        from . import uring_events
+        return uring_events.IouringProactorEventLoopPolicy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

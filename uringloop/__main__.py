@@ -1,0 +1,86 @@
+"""The commands of the package: `python -m uringloop COMMAND`.
+
+Each command has its own module; here are only the arguments, the exit status and the output.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+
+from . import side_by_side
+
+# For output into a file or a pipe: two columns of code without much wrapping.
+_WIDTH_ELSEWHERE = 160
+_MINIMAL_WIDTH = 40
+
+
+def main(argv=None):
+    """Run the command that `argv` names (default: the process's) and return the exit status.
+
+    0: done; 1: what is to be read is not installed, or the reader of the output has gone;
+    2: wrong arguments, or a name that is unknown or not clear.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `| head` has seen enough. The interpreter flushes once more at its end: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    return status
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m uringloop",
+        description="Commands around uringloop, an io_uring proactor event loop for asyncio.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    reading = commands.add_parser(
+        "side-by-side",
+        help="show asyncio's Windows proactor beside ours",
+        description="Print the standard library's source of a class or method beside ours, with "
+                    "the numbered differences and their reasons under it. Without a name, print "
+                    "the table of what mirrors what.",
+        epilog="examples: side-by-side recv | side-by-side IocpProactor | "
+               "side-by-side proactor.close --width 200")
+    reading.add_argument(
+        "name", nargs="?", metavar="NAME",
+        help="a class or a method, by the stdlib's name or ours: IocpProactor, recv, "
+             "IouringProactor.recv, proactor.recv")
+    reading.add_argument(
+        "--width", type=_width, metavar="N",
+        help="columns of the output (default: the terminal's, or "
+             f"{_WIDTH_ELSEWHERE} where there is none)")
+    reading.set_defaults(run=_side_by_side, parser=reading)
+    return parser
+
+
+def _width(text):
+    width = int(text)
+    if width < _MINIMAL_WIDTH:
+        raise argparse.ArgumentTypeError(f"{width} is too narrow, at least {_MINIMAL_WIDTH} it is")
+    return width
+
+
+def _side_by_side(arguments):
+    width = arguments.width
+    if width is None:
+        width = max(_MINIMAL_WIDTH,
+                    shutil.get_terminal_size((_WIDTH_ELSEWHERE, 24)).columns)
+    try:
+        text = side_by_side.show(arguments.name, width)
+    except side_by_side.NameNotFound as exc:
+        print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
+        return 2
+    except FileNotFoundError as exc:
+        print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
+        return 1
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

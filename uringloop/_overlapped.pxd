@@ -1,0 +1,173 @@
+# What uring_events.pyx needs of _overlapped.pyx.
+from cpython.buffer cimport Py_buffer
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libcpp cimport bool as cbool
+
+from ._sockaddr cimport sockaddr_storage
+
+
+cdef extern from "kernel.hpp" namespace "uring" nogil:
+    cdef cppclass Kernel:
+        pass
+
+
+cdef extern from "operation.hpp" namespace "uring" nogil:
+    cdef enum class Kind(uint8_t):
+        kNone
+        kPoll
+        kReceive
+        kReceiveFrom
+        kRead
+        kAccept
+        kConnect
+        kSendfile
+        kSend
+        kSendTo
+        kWrite
+
+    cdef enum class State(uint8_t):
+        kFree
+        kQueued
+        kInFlight
+        kCompleted
+        kTaken
+
+    const char* kind_name(Kind kind)
+    cbool owns_buffer(Kind kind)
+    const uint8_t kWatched
+    const uint32_t kNoSlot
+
+    cdef cppclass Operation:
+        uint32_t next
+        int fd
+        int64_t started_ns
+        uint64_t done
+        Kind kind
+        State state
+        uint8_t flags
+        uint64_t key()
+
+
+cdef extern from "proactor.hpp" namespace "uring" nogil:
+    cdef enum class Rung(int):
+        kDeferTaskrun
+        kCoopTaskrun
+        kPlain
+
+    cdef cppclass Features:
+        Rung rung
+        unsigned kernel_features
+
+    const Kernel& real_kernel()
+    int real_features(Features* features)
+    int probe_features(const Kernel& kernel, Features* features, Rung best)
+
+    cdef cppclass Completion:
+        uint64_t key
+        Kind kind
+        int error
+        cbool abandoned
+        int64_t result
+
+    cdef cppclass Proactor:
+        Proactor()
+        int init(const Features& features, unsigned sq_entries, unsigned cq_entries)
+        int bind_thread(cbool force)
+        cbool bound_here()
+        int64_t start_poll(Kind kind, int fd, uint32_t mask)
+        int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags)
+        int64_t start_sendto(int fd, const void* buffer, uint64_t length, uint32_t flags,
+                             const void* address, unsigned address_length)
+        int64_t start_write(int fd, const void* buffer, uint64_t length)
+        int64_t start_sendfile(int socket, int file, int64_t offset, uint64_t count)
+        void watch(uint64_t key)
+        void cancel(uint64_t key, int error)
+        int64_t receive(int fd, void* buffer, uint64_t size, int flags)
+        int64_t receive_from(int fd, void* buffer, uint64_t size, int flags,
+                             sockaddr_storage* address, unsigned* address_length)
+        int64_t read(int fd, void* buffer, uint64_t size)
+        int64_t send_file(uint64_t key)
+        cbool next(Completion* completion)
+        cbool has_completions()
+        int again(uint64_t key)
+        void release(uint64_t key)
+        int prepare()
+        cbool idle()
+        cbool quiet()
+        cbool must_enter()
+        cbool large_copy()
+        int enter(cbool wait, int64_t timeout_ns)
+        int reap()
+        void settle(int fd)
+        void wake()
+        cbool take_wake()
+        void close()
+        cbool is_open()
+        cbool forked()
+        unsigned in_flight()
+        unsigned operations()
+        unsigned abandoned()
+        uint64_t stale_keys()
+        Rung rung()
+        int ring_fd()
+        int64_t now()
+        const Operation* peek(uint32_t slot)
+        uint32_t capacity()
+        uint32_t first_on(int fd)
+        uint32_t next_on(uint32_t slot)
+        uint32_t next_watched(uint32_t slot)
+        uint32_t first_queued()
+        unsigned watched()
+
+
+cdef class Ring:
+    cdef Proactor* _proactor
+    cdef list _slots             # slot -> its Overlapped, or None
+    cdef void* _scratch          # what receives go through, to be copied at their true size
+    cdef unsigned long _thread   # who called wait() last
+    cdef uint32_t _watch_cursor
+    cdef object __weakref__
+
+    cdef int _check(self) except -1
+    cdef int _bind(self, bint force=*) except -1
+    cdef int _check_queued(self) except -1
+    cdef bint _check_watched(self, uint32_t limit) except -1
+    cdef int _wait(self, int64_t timeout_ns) except -1
+    cdef Overlapped _next(self)
+    cdef int _settle(self, int fd) except -1
+    cdef int _touch(self, int fd) except -1
+
+
+cdef class Overlapped:
+    cdef readonly Ring ring
+    cdef uint64_t _key           # 0: not in the table
+    cdef Kind _kind
+    cdef int _fd
+    cdef readonly bint pending
+    cdef readonly int error      # errno of the completion, 0 for success
+    cdef int64_t _result
+    cdef int64_t _size           # of a receive
+    cdef int _flags
+    cdef object _buffer          # of recv_into
+    cdef object _value           # known without the kernel
+    cdef bint _viewing
+    cdef bint _abandoned
+    cdef Py_buffer _view         # what the kernel reads
+    # Who waits for it, as in the stdlib's _cache: (future, obj, callback).
+    cdef readonly object future
+    cdef readonly object obj
+    cdef readonly object callback
+
+    cdef int _enter(self, int64_t key) except -1
+    cdef int _leave(self) except -1
+    cdef bint _again(self) except -1
+    cdef bint _lost(self)
+    cdef int _own(self, object future, object obj, object callback) except -1
+    cdef object _receive(self)
+    cdef object _receive_into(self)
+    cdef object _receive_from(self)
+    cdef object _receive_from_into(self)
+    cdef object _format(self, sockaddr_storage* address, unsigned length)
+    cdef int _prep_receive(self, Kind kind, int fd, object size, int flags) except -1
+    cdef Py_ssize_t _check_writable(self, object buf) except -1
+    cdef int _hold(self, object buf) except -1

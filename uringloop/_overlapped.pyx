@@ -1,0 +1,719 @@
+"""Operations in flight and the ring that completes them; mirrors CPython's Modules/overlapped.c.
+
+`Overlapped` is one operation: a `prep_x` method starts it, `pending` says whether it is still
+under way, `cancel` asks it to end, and `getresult` is the one place where a completion becomes a
+Python value or a Python error.  `Ring` stands for the completion port.  This is the only module
+that touches cpp/, and it holds what C++ must not: Python objects.
+
+Ownership.  While an operation is in the C++ table its `Overlapped` stands in the ring's list of
+slots, where the garbage collector sees it, and holds the buffer that the kernel reads.  It enters
+the list in `_enter` and leaves it in `_leave`, and nowhere else; `_leave` is called only after the
+operation's final completion.
+
+Two facts about io_uring shape this file:
+ - a receive waits for readiness (POLL_ADD) and calls recv(2) in `getresult`: until somebody takes
+   the bytes they stay in the socket, so a cancel, however late, loses nothing.  The file behind a
+   descriptor may have changed by then: `_lost` asks the owner first;
+ - a send gives the kernel our buffer.  Whoever cancels it, the buffer stays until the final CQE.
+
+Names beside overlapped.c: ReadFile is `prep_read`, ReadFileInto `prep_read_into`, WSARecv
+`prep_recv`, WSARecvInto `prep_recv_into`, WSARecvFrom `prep_recvfrom`, WSARecvFromInto
+`prep_recvfrom_into`, WriteFile `prep_write`, WSASend `prep_send`, WSASendTo `prep_sendto`,
+TransmitFile `prep_sendfile`; AcceptEx, ConnectEx and RegisterWaitWithQueue are `prep_poll`.
+CreateIoCompletionPort is `Ring()`, GetQueuedCompletionStatus is `Ring.wait` and `Ring.next`,
+PostQueuedCompletionStatus is `Ring.wake`.
+"""
+import errno
+import os
+import stat
+
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+
+from ._sockaddr cimport format_address, parse_address
+
+from .unavailable import explain
+
+cdef extern from "<errno.h>":
+    int EBADF, ECANCELED, EEXIST, EINTR
+
+cdef extern from "<poll.h>":
+    int POLLIN, POLLOUT
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
+
+cdef extern from "ring.hpp" namespace "uring" nogil:
+    cdef cppclass CppRing "uring::Ring":
+        @staticmethod
+        size_t memory_needed(unsigned sq_entries, unsigned cq_entries)
+
+# Small enough for 64 loops in the usual 8 MiB of locked memory, large enough for the tick of a
+# thousand busy connections.
+cdef unsigned SQ_ENTRIES = 512
+cdef unsigned CQ_ENTRIES = 2048
+
+# Receives up to this size go through one buffer a ring: a bytes object of the true size costs less
+# than a large one that is shrunk (above 128 KiB glibc maps and unmaps memory for each).
+cdef Py_ssize_t SCRATCH_SIZE = 256 * 1024
+
+# Owners that wait() looks at in a turn that does not sleep; one that sleeps looks at all.
+cdef uint32_t WATCH_BATCH = 64
+
+# Buffers of sends whose ring was closed under them: the kernel may still read, so they stay.
+_kept_for_good = []
+
+
+cdef object _os_error(int64_t error):
+    return OSError(<int> -error, os.strerror(<int> -error))
+
+
+cpdef int fileno(object obj) except? -1:
+    """Return the file descriptor of an int or of an object with fileno().
+
+    Raises OSError (EBADF) for a closed one, OverflowError for a number that is no C int,
+    TypeError for what is neither.
+    """
+    cdef int fd
+    number = obj if isinstance(obj, int) else obj.fileno()
+    if not isinstance(number, int):
+        raise TypeError(f"fileno() must return an int, not {type(number).__name__}")
+    fd = number
+    if fd < 0:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return fd
+
+
+def is_socket(obj):
+    """Tell by the descriptor, not by the class, whether recv(2) and send(2) work on it."""
+    return stat.S_ISSOCK(os.fstat(obj.fileno()).st_mode)
+
+
+cdef class Ring:
+    """The completion port: one io_uring instance and the operations on it.
+
+    rung: the set-up flags to begin with, 0 (best) to 2 (those of Linux 5.19); a kernel that
+    refuses them is asked for the next.  None: what this kernel was found to take.
+    Raises uringloop.IouringUnavailableError.
+
+    Source: io_uring_setup(2), io_uring_enter(2).
+    """
+
+    def __cinit__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES):
+        self._slots = []
+        self._proactor = new Proactor()
+        self._scratch = PyMem_RawMalloc(SCRATCH_SIZE)
+        if self._scratch is NULL:
+            raise MemoryError
+
+    def __init__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES):
+        cdef Features features
+        cdef int error
+        cdef int best
+        if self._proactor.is_open():
+            raise RuntimeError("the ring is already made")
+        if rung is None:
+            error = real_features(&features)
+        else:
+            best = rung
+            if not 0 <= best <= 2:
+                raise ValueError("rung must be 0, 1 or 2")
+            error = probe_features(real_kernel(), &features, <Rung> best)
+        if error == 0:
+            error = self._proactor.init(features, sq_entries, cq_entries)
+        if error < 0:
+            raise explain(-error, memory_needed=CppRing.memory_needed(sq_entries, cq_entries))
+
+    def __dealloc__(self):
+        # What is in flight has been ended by close(); the table goes with the proactor.
+        del self._proactor
+        PyMem_RawFree(self._scratch)
+
+    def __del__(self):
+        self.close()
+
+    def __repr__(self):
+        state = f"fd={self._proactor.ring_fd()}" if self._proactor.is_open() else "closed"
+        return f"<Ring {state} operations={self._proactor.operations()}>"
+
+    @property
+    def closed(self):
+        return not self._proactor.is_open()
+
+    @property
+    def forked(self):
+        """True in a forked child, where the ring must not be used."""
+        return self._proactor.forked()
+
+    @property
+    def bound_here(self):
+        """True while the calling thread is the one that takes the ring's turns."""
+        return self._proactor.bound_here()
+
+    @property
+    def fd(self):
+        return self._proactor.ring_fd()
+
+    @property
+    def rung(self):
+        """0: SINGLE_ISSUER and DEFER_TASKRUN; 1: COOP_TASKRUN; 2: plain."""
+        return <int> self._proactor.rung()
+
+    @property
+    def in_flight(self):
+        """The number of operations that the kernel has."""
+        return self._proactor.in_flight()
+
+    @property
+    def stale_keys(self):
+        """Completions whose operation was gone: counted, never followed."""
+        return self._proactor.stale_keys()
+
+    @property
+    def abandoned(self):
+        """Operations that were in flight when the ring closed; their buffers are kept for good."""
+        return self._proactor.abandoned()
+
+    def __len__(self):
+        """The number of operations that have not been handed out and dropped."""
+        return self._proactor.operations()
+
+    def overlapped(self):
+        """Return the operations in the table, in order of their slots."""
+        return [ov for ov in self._slots if ov is not None]
+
+    cdef int _check(self) except -1:
+        if not self._proactor.is_open():
+            raise RuntimeError("the ring is closed")
+        if self._proactor.forked():
+            raise RuntimeError(
+                "this event loop belongs to the process that made it: after a fork, make a new "
+                "one with uringloop.new_event_loop()")
+        return 0
+
+    def bind(self):
+        """Make the calling thread the one that takes turns; operations in flight move along.
+
+        Raises RuntimeError in a forked child, OSError where a fresh ring can't be made.
+        """
+        self._bind()
+
+    cdef int _bind(self, bint force=False) except -1:
+        cdef int error
+        self._check()
+        error = self._proactor.bind_thread(force)
+        if error < 0:
+            raise explain(-error, memory_needed=CppRing.memory_needed(SQ_ENTRIES, CQ_ENTRIES))
+        self._thread = PyThread_get_thread_ident()
+        return 0
+
+    # -- a turn --
+
+    def wait(self, int64_t timeout_ns):
+        """Submit what is queued, and sleep until something completes.
+
+        timeout_ns: nanoseconds; 0 does not sleep, a negative one has no limit.
+        Signal handlers run; what they raise leaves here and loses no completion.
+        """
+        self._wait(timeout_ns)
+
+    cdef int _wait(self, int64_t timeout_ns) except -1:
+        cdef Proactor* proactor = self._proactor
+        cdef int64_t deadline = 0
+        cdef int error
+        cdef bint sleep
+        if PyThread_get_thread_ident() != self._thread:
+            self._bind()
+        else:
+            self._check()
+        if timeout_ns > 0:
+            deadline = proactor.now() + timeout_ns
+        while True:
+            if proactor.first_queued() != kNoSlot:
+                self._check_queued()
+            sleep = timeout_ns != 0 and proactor.quiet()
+            if proactor.watched():
+                if self._check_watched(kNoSlot if sleep else WATCH_BATCH):
+                    sleep = sleep and proactor.quiet()
+            error = proactor.prepare()
+            sleep = sleep and proactor.idle()
+            if error == 0:
+                if sleep or proactor.large_copy():
+                    with nogil:
+                        error = proactor.enter(sleep, timeout_ns)
+                elif proactor.must_enter():
+                    error = proactor.enter(False, 0)
+            proactor.reap()
+            if error == -EEXIST:
+                # The thread that the ring belongs to has ended, and this one got its identity.
+                self._bind(True)
+                continue
+            if error < 0 and error != -EINTR:
+                raise _os_error(error)
+            if sleep or error == -EINTR:
+                PyErr_CheckSignals()
+            if proactor.take_wake() or proactor.has_completions() or timeout_ns == 0:
+                return 0
+            if timeout_ns > 0:
+                timeout_ns = deadline - proactor.now()
+                if timeout_ns <= 0:
+                    return 0
+
+    cdef int _check_queued(self) except -1:
+        """End what is about to be submitted on a descriptor that its owner has closed.
+
+        A send would go to the number's next owner.
+        """
+        cdef uint32_t slot = self._proactor.first_queued()
+        cdef const Operation* operation
+        cdef Overlapped ov
+        while slot != kNoSlot:
+            operation = self._proactor.peek(slot)
+            slot = operation.next
+            if operation.flags & kWatched or owns_buffer(operation.kind):
+                ov = self._slots[<uint32_t> operation.key()]
+                if ov is not None and ov._lost():
+                    self._proactor.cancel(operation.key(), -EBADF)
+        return 0
+
+    cdef bint _check_watched(self, uint32_t limit) except -1:
+        """End operations whose socket the user has closed; at most `limit` are looked at."""
+        cdef uint32_t slot = self._watch_cursor
+        cdef uint32_t looked = 0
+        cdef uint32_t watched = self._proactor.watched()
+        cdef Overlapped ov
+        cdef bint found = False
+        while looked < limit and looked <= watched:
+            slot = self._proactor.next_watched(slot)
+            looked += 1
+            if slot == kNoSlot:
+                slot = 0
+                continue
+            ov = self._slots[slot]
+            slot += 1
+            if ov is not None and ov._lost():
+                self._proactor.cancel(ov._key, -EBADF)
+                found = True
+        self._watch_cursor = slot
+        return found
+
+    def next(self):
+        """Return the next completed operation, or None."""
+        return self._next()
+
+    cdef Overlapped _next(self):
+        cdef Completion completion
+        cdef Overlapped ov
+        while self._proactor.next(&completion):
+            ov = self._slots[<uint32_t> completion.key]
+            if ov is None or ov._key != completion.key:
+                self._proactor.release(completion.key)
+                continue
+            ov.pending = False
+            ov.error = -completion.error
+            ov._result = completion.result
+            ov._abandoned = completion.abandoned
+            return ov
+        return None
+
+    def drop(self, Overlapped ov not None):
+        """Take a completed operation out of the table."""
+        ov._leave()
+
+    def wake(self):
+        """End the sleep of the thread in wait(); for any thread."""
+        self._proactor.wake()
+
+    def settle(self, obj):
+        """Cancel what is in flight on obj's descriptor, so that closing it closes the file."""
+        cdef int fd = obj.fileno()
+        if fd >= 0:
+            self._settle(fd)
+
+    cdef int _settle(self, int fd) except -1:
+        if self._proactor.is_open() and self._proactor.first_on(fd) != kNoSlot \
+                and not self._proactor.forked():
+            if self._proactor.bound_here():
+                self._check_queued()
+            self._proactor.settle(fd)
+        return 0
+
+    def touch(self, int fd):
+        """End operations of a closed owner on a number that has a new one."""
+        self._touch(fd)
+
+    cdef int _touch(self, int fd) except -1:
+        cdef uint32_t slot
+        cdef uint32_t following
+        cdef Overlapped ov
+        if fd < 0:
+            return 0
+        slot = self._proactor.first_on(fd)
+        while slot != kNoSlot:
+            following = self._proactor.next_on(slot)
+            ov = self._slots[slot]
+            if ov is not None and ov.pending and ov._lost():
+                self._proactor.cancel(ov._key, -EBADF)
+            slot = following
+        return 0
+
+    def close(self):
+        """Close the ring.  Operations still in flight complete with ECANCELED."""
+        self._proactor.close()
+
+
+cdef class Overlapped:
+    """One operation.
+
+    Source: io_uring_prep_poll_add(3), io_uring_prep_send(3), io_uring_prep_sendmsg(3),
+    io_uring_prep_write(3), recv(2), sendfile(2).
+    """
+
+    def __cinit__(self, Ring ring not None):
+        self.ring = ring
+        self._fd = -1
+        self._kind = Kind.kNone
+
+    def __dealloc__(self):
+        # Only without a place in the table; with one, the ring's list holds this object.
+        if self._viewing:
+            PyBuffer_Release(&self._view)
+
+    def __repr__(self):
+        cdef const Operation* operation
+        what = (<bytes> kind_name(self._kind)).decode() if self._kind != Kind.kNone else "nothing"
+        info = [what]
+        if self._fd >= 0:
+            info.append(f"fd={self._fd}")
+        if self.pending and self._key:
+            operation = self.ring._proactor.peek(<uint32_t> self._key)
+            if operation.started_ns == 0:
+                info.append("queued")
+            else:
+                since = (self.ring._proactor.now() - operation.started_ns) / 1e9
+                info.append(f"in flight for {since:.3f} s")
+            if owns_buffer(self._kind):
+                info.append(f"{operation.done} of {self._view.len} bytes")
+        elif self.error:
+            info.append(f"failed: {errno.errorcode.get(self.error, self.error)}")
+        else:
+            info.append("completed" if self._kind != Kind.kNone else "not started")
+        return f"<Overlapped {' '.join(info)}>"
+
+    @property
+    def address(self):
+        """The operation's key: generation and slot; 0 when it is not in the table."""
+        return self._key
+
+    # -- ownership --
+
+    cdef int _enter(self, int64_t key) except -1:
+        cdef uint32_t slot
+        cdef list slots = self.ring._slots
+        if key < 0:
+            raise _os_error(key)
+        slot = <uint32_t> key
+        while <uint32_t> len(slots) <= slot:
+            slots.append(None)
+        slots[slot] = self
+        self._key = <uint64_t> key
+        self.pending = True
+        return 0
+
+    cdef int _leave(self) except -1:
+        if not self._key:
+            return 0
+        self.ring._slots[<uint32_t> self._key] = None
+        self.ring._proactor.release(self._key)
+        self._key = 0
+        self.pending = False
+        if self._abandoned:
+            _kept_for_good.append(self)
+        elif self._viewing:
+            self._viewing = False
+            PyBuffer_Release(&self._view)
+        self.future = self.obj = self.callback = None
+        return 0
+
+    cdef int _own(self, object future, object obj, object callback) except -1:
+        self.future = future
+        self.obj = obj
+        self.callback = callback
+        return 0
+
+    def own(self, future, obj, callback):
+        """Say who waits for it: `callback(None, None, ov)` gives the future's value.
+
+        obj is kept alive, and asked for its fileno() before its descriptor is worked on.
+        """
+        self._own(future, obj, callback)
+
+    cdef bint _again(self) except -1:
+        """Wait for readiness once more; False if the operation has been cancelled."""
+        cdef int error
+        if not self._key:
+            return False
+        error = self.ring._proactor.again(self._key)
+        if error < 0:
+            self.error = -error
+            return False
+        self.pending = True
+        return True
+
+    cdef bint _lost(self):
+        """True when the owner no longer has the descriptor that this operation works on."""
+        if self.obj is None or isinstance(self.obj, int):
+            return False
+        try:
+            return self.obj.fileno() != self._fd
+        except Exception:
+            return True
+
+    # -- the operation as seen from Python --
+
+    def cancel(self):
+        """Ask the operation to end.  It stays in the table until the kernel has let go of it."""
+        if self.pending and self._key and not self.ring._proactor.forked():
+            self.ring._proactor.cancel(self._key, -ECANCELED)
+
+    def watch(self):
+        """Look out for the owner closing the descriptor: then end with EBADF."""
+        if self.pending and self._key:
+            self.ring._proactor.watch(self._key)
+
+    def getresult(self):
+        """Return the result of a completed operation.
+
+        Raises the operation's OSError; BlockingIOError when it is still pending, or when what had
+        become ready was taken by somebody else: then it goes on waiting with the ring's leave.
+        """
+        if self.pending:
+            raise BlockingIOError(errno.EAGAIN, "the operation is still pending")
+        if self._kind == Kind.kNone:
+            return self._value
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        if owns_buffer(self._kind) or self._kind == Kind.kPoll or self._kind == Kind.kConnect \
+                or self._kind == Kind.kAccept:
+            return self._result
+        if self._lost():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if self._kind == Kind.kSendfile:
+            return self._send_file()
+        if self._kind == Kind.kReceiveFrom:
+            if self._buffer is None:
+                return self._receive_from()
+            return self._receive_from_into()
+        if self._buffer is None:
+            return self._receive()
+        return self._receive_into()
+
+    def _send_file(self):
+        cdef int64_t sent = self.ring._proactor.send_file(self._key)
+        if sent < 0:
+            raise _os_error(sent)
+        return sent
+
+    cdef object _receive(self):
+        cdef Proactor* proactor = self.ring._proactor
+        cdef int64_t size = self._size
+        cdef int64_t got
+        cdef object data
+        if size <= SCRATCH_SIZE:
+            if self._kind == Kind.kRead:
+                got = proactor.read(self._fd, self.ring._scratch, size)
+            else:
+                got = proactor.receive(self._fd, self.ring._scratch, size, self._flags)
+            if got < 0:
+                raise _os_error(got)
+            # With MSG_TRUNC the kernel tells the true length of a datagram.
+            return PyBytes_FromStringAndSize(<char*> self.ring._scratch, min(got, size))
+        data = PyBytes_FromStringAndSize(NULL, size)
+        if self._kind == Kind.kRead:
+            got = proactor.read(self._fd, PyBytes_AS_STRING(data), size)
+        else:
+            got = proactor.receive(self._fd, PyBytes_AS_STRING(data), size, self._flags)
+        if got < 0:
+            raise _os_error(got)
+        return data[:min(got, size)]
+
+    cdef object _receive_into(self):
+        cdef Py_buffer view
+        cdef int64_t got
+        # Taken only now: until here the user may resize what he gave us.
+        PyObject_GetBuffer(self._buffer, &view, PyBUF_WRITABLE)
+        try:
+            if self._kind == Kind.kRead:
+                got = self.ring._proactor.read(self._fd, view.buf, view.len)
+            else:
+                got = self.ring._proactor.receive(self._fd, view.buf, view.len, self._flags)
+        finally:
+            PyBuffer_Release(&view)
+        if got < 0:
+            raise _os_error(got)
+        return got
+
+    cdef object _receive_from(self):
+        cdef sockaddr_storage address
+        cdef unsigned length = 0
+        cdef int64_t got
+        cdef int64_t size = self._size
+        cdef object data = None
+        cdef char* into = <char*> self.ring._scratch
+        if size > SCRATCH_SIZE:
+            data = PyBytes_FromStringAndSize(NULL, size)
+            into = PyBytes_AS_STRING(data)
+        got = self.ring._proactor.receive_from(self._fd, into, size, self._flags, &address, &length)
+        if got < 0:
+            raise _os_error(got)
+        got = min(got, size)
+        data = PyBytes_FromStringAndSize(into, got) if data is None else data[:got]
+        return data, self._format(&address, length)
+
+    cdef object _receive_from_into(self):
+        cdef sockaddr_storage address
+        cdef unsigned length = 0
+        cdef int64_t got
+        cdef Py_buffer view
+        PyObject_GetBuffer(self._buffer, &view, PyBUF_WRITABLE)
+        try:
+            if self._size > view.len:
+                raise ValueError("nbytes is greater than the length of the buffer")
+            got = self.ring._proactor.receive_from(
+                self._fd, view.buf, self._size or view.len, self._flags, &address, &length)
+        finally:
+            PyBuffer_Release(&view)
+        if got < 0:
+            raise _os_error(got)
+        return got, self._format(&address, length)
+
+    cdef object _format(self, sockaddr_storage* address, unsigned length):
+        formatted = format_address(address, length)
+        # A family that only the socket module can put into words: the address is lost, not the data.
+        return None if formatted is NotImplemented else formatted
+
+    # -- starting: one call a kind.  fd is checked, the owner comes with own(). --
+
+    def prep_poll(self, int fd, unsigned events, Kind kind=Kind.kPoll):
+        """Wait until `events` (POLLIN, POLLOUT, ...) hold on fd; the result is those that do."""
+        self._kind = kind
+        self._fd = fd
+        self._enter(self.ring._proactor.start_poll(kind, fd, events))
+
+    def prep_accept(self, int fd):
+        self.prep_poll(fd, POLLIN, Kind.kAccept)
+
+    def prep_connect(self, int fd):
+        self.prep_poll(fd, POLLOUT, Kind.kConnect)
+
+    cdef int _prep_receive(self, Kind kind, int fd, object size, int flags) except -1:
+        self.ring._check()
+        if size < 0:
+            raise ValueError("negative buffersize in recv")
+        self._kind = kind
+        self._fd = fd
+        self._size = size
+        self._flags = flags
+        self._enter(self.ring._proactor.start_poll(kind, fd, POLLIN))
+        return 0
+
+    def prep_recv(self, int fd, size, int flags):
+        """Receive up to `size` bytes; the result is a bytes object, b'' at the end of the stream."""
+        self._prep_receive(Kind.kReceive, fd, size, flags)
+
+    def prep_recv_into(self, int fd, buf, int flags):
+        """Receive into a writable buffer; the result is the number of bytes."""
+        self._check_writable(buf)
+        self._buffer = buf
+        self._prep_receive(Kind.kReceive, fd, 0, flags)
+
+    def prep_recvfrom(self, int fd, size, int flags):
+        """Receive a datagram; the result is (bytes, address)."""
+        self._prep_receive(Kind.kReceiveFrom, fd, size, flags)
+
+    def prep_recvfrom_into(self, int fd, buf, size, int flags):
+        """Receive a datagram into a buffer, at most `size` bytes (0: its length).
+
+        The result is (number of bytes, address).
+        """
+        if size < 0:
+            raise ValueError("negative buffersize in recvfrom_into")
+        if size > self._check_writable(buf):
+            raise ValueError("nbytes is greater than the length of the buffer")
+        self._buffer = buf
+        self._prep_receive(Kind.kReceiveFrom, fd, size, flags)
+
+    def prep_read(self, int fd, size):
+        """Read up to `size` bytes from a pipe or a terminal; the result is a bytes object."""
+        self._prep_receive(Kind.kRead, fd, size, 0)
+
+    def prep_read_into(self, int fd, buf):
+        """Read into a writable buffer; the result is the number of bytes."""
+        self._check_writable(buf)
+        self._buffer = buf
+        self._prep_receive(Kind.kRead, fd, 0, 0)
+
+    cdef Py_ssize_t _check_writable(self, object buf) except -1:
+        cdef Py_buffer view
+        cdef Py_ssize_t size
+        PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE)
+        size = view.len
+        PyBuffer_Release(&view)
+        return size
+
+    cdef int _hold(self, object buf) except -1:
+        self.ring._check()
+        PyObject_GetBuffer(buf, &self._view, PyBUF_SIMPLE)
+        self._viewing = True
+        return 0
+
+    def prep_send(self, int fd, buf, unsigned flags):
+        """Send all of buf; the result is its length.  The buffer is exported until then."""
+        self._hold(buf)
+        self._kind = Kind.kSend
+        self._fd = fd
+        self._enter(self.ring._proactor.start_send(fd, self._view.buf, self._view.len, flags))
+
+    def prep_write(self, int fd, buf):
+        """Write all of buf to a pipe or a terminal; the result is its length."""
+        self._hold(buf)
+        self._kind = Kind.kWrite
+        self._fd = fd
+        self._enter(self.ring._proactor.start_write(fd, self._view.buf, self._view.len))
+
+    def prep_sendto(self, int fd, int family, buf, unsigned flags, addr):
+        """Send a datagram; False if the address is one that only the socket module understands."""
+        cdef sockaddr_storage address
+        cdef unsigned length = parse_address(family, addr, &address)
+        if length == 0:
+            return False
+        self._hold(buf)
+        self._kind = Kind.kSendTo
+        self._fd = fd
+        self._enter(self.ring._proactor.start_sendto(
+            fd, self._view.buf, self._view.len, flags, &address, length))
+        return True
+
+    def prep_sendfile(self, int fd, int file, int64_t offset, uint64_t count):
+        """Send `count` bytes of a file from `offset`; the result is how many there were.
+
+        The file is duplicated: its number may be closed meanwhile.
+        """
+        cdef int copy
+        cdef int64_t key
+        self.ring._check()
+        copy = os.dup(file)
+        key = self.ring._proactor.start_sendfile(fd, copy, offset, count)
+        if key < 0:
+            os.close(copy)
+        self._kind = Kind.kSendfile
+        self._fd = fd
+        self._enter(key)
+
+    def finish(self, value):
+        """Complete without the kernel."""
+        self._kind = Kind.kNone
+        self._value = value

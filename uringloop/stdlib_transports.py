@@ -1,0 +1,483 @@
+"""The stdlib's proactor transports on Linux; mirrors asyncio/proactor_events.py.
+
+The transports are the stdlib's own, unmodified.  Where their assumptions hold on Windows only, the
+smallest subclass overrides the one method, under a number of the list below.  These classes are the
+reference tier: they stay, and faster ones are tested against them.
+
+Must not be in here: io_uring.  All these classes know is a proactor's methods.
+"""
+# T1: A cancelled receive takes nothing from the socket here, so pause_reading() cancels it: what
+#     arrives after the pause stays in the socket, for whoever reads it next (another owner of the
+#     connection, start_tls).
+# T2: Reading that was scheduled twice (by the constructor and by a pause and resume in
+#     connection_made) starts once; and it is not started again behind the end of the stream that
+#     arrived during a pause.
+# T3: An exception of data_received() closes the transport, as on the selector loop. What was kept
+#     during a pause is handed on as bytes, as all other data is.
+# T4: A closing transport does not shut its socket down: that fails with ENOTCONN for a connection
+#     that was reset and for each unconnected datagram socket, and it would cut off other owners of
+#     the connection (dup(), fork()). Instead operations in flight, which would keep the file open,
+#     are ended first.
+# T5: Datagrams: reading and sending go on after an error, an empty datagram is a datagram, closing
+#     sends what is queued and then ends. A socket that is connected is sent to, not addressed.
+# T6: One bad accept does not end the server: when descriptors or memory run out it pauses and tries
+#     again; a client that is gone, or a protocol factory that raises, costs that connection only.
+# T7: The sock_* methods call the socket's own method and use the proactor to wait, as the selector
+#     loop does: a cancelled one has taken nothing, even when the task is cancelled in the very
+#     tick in which its data came, and wrong arguments raise what they raise there. sock_sendall
+#     hands the buffer to the proactor whole, and returns None.
+# T8: sock_connect resolves host names and takes every address family, as the selector loop does.
+# T9: Sending a file goes by what was really sent: a file that shrinks ends it, the file's position
+#     is right after an error, and a first error means that there is no native sendfile.
+# T10: TLS and plain connections are made on the transports of this file.
+import collections
+import errno
+import inspect
+import io
+import os
+import select
+import socket
+from asyncio import (
+    base_events, constants, exceptions, proactor_events, sslproto, trsock)
+from asyncio.log import logger
+
+# Server._detach() takes the transport from Python 3.13 on.
+_DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._detach).parameters
+
+# The most that sendfile(2) sends in one call.
+_SENDFILE_LIMIT = 0x7ffff000
+
+# accept(2): errors of one connection, or of the network below it; the next may be well.
+_ACCEPT_GOES_ON = frozenset((
+    errno.ECONNABORTED, errno.EPROTO, errno.ENOTCONN, errno.EPERM, errno.ENETDOWN,
+    errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH, errno.ENETUNREACH,
+    errno.ETIMEDOUT))
+_ACCEPT_PAUSES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class _ClosingMixin:
+    """The end of a transport, on Linux."""
+
+    # stdlib: _ProactorBasePipeTransport._call_connection_lost
+    def _call_connection_lost(self, exc):
+        if self._called_connection_lost:
+            return
+        try:
+            self._protocol.connection_lost(exc)
+        finally:
+            # differs[T4]
+            proactor = self._loop._proactor
+            if proactor is not None:
+                proactor._settle(self._sock)
+            self._sock.close()
+            self._sock = None
+            server = self._server
+            if server is not None:
+                if _DETACH_TAKES_TRANSPORT:
+                    server._detach(self)
+                else:
+                    server._detach()
+                self._server = None
+            self._called_connection_lost = True
+
+
+class _ReadingMixin(_ClosingMixin):
+    """Reading from a stream, on Linux."""
+
+    # The end of the stream has come; of the stdlib's class __init__ makes no such attribute.
+    _at_eof = False
+
+    # stdlib: _ProactorReadPipeTransport.pause_reading
+    def pause_reading(self):
+        if self._closing or self._paused:
+            return
+        super().pause_reading()
+        # differs[T1]
+        fut = self._read_fut
+        if fut is not None and not fut.done():
+            fut.remove_done_callback(self._loop_reading)
+            fut.cancel()
+            self._read_fut = None
+
+    # stdlib: _ProactorReadPipeTransport._data_received
+    def _data_received(self, data, length):
+        if length == 0:
+            self._at_eof = True
+        elif type(data) is bytearray:
+            data = bytes(data)
+        # differs[T3]
+        try:
+            super()._data_received(data, length)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
+
+    # stdlib: _ProactorReadPipeTransport._loop_reading
+    def _loop_reading(self, fut=None):
+        # differs[T2]
+        if fut is None and (self._read_fut is not None or self._at_eof):
+            return
+        super()._loop_reading(fut)
+
+
+# stdlib: _ProactorDatagramTransport
+class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagramTransport):
+    """Transport for datagrams.  differs[T5] throughout."""
+
+    # stdlib: _ProactorDatagramTransport.__init__
+    def __init__(self, loop, sock, protocol, address=None, waiter=None, extra=None, **kwargs):
+        # What each queued datagram counts; the size of a header depends on the Python.
+        self._sizes = collections.deque()
+        self._queueing = False
+        super().__init__(loop, sock, protocol, address, waiter, extra, **kwargs)
+
+    # stdlib: _ProactorDatagramTransport.sendto
+    def sendto(self, data, addr=None):
+        if self._sock is None or self._buffer is None:
+            return                        # aborted, or closed: there is nowhere to send to
+        before = self._buffer_size
+        queued = len(self._buffer)
+        # The stdlib's method checks and queues; what it would send at once is sent below.
+        self._queueing = True
+        try:
+            super().sendto(data, addr)
+        finally:
+            self._queueing = False
+        if len(self._buffer) > queued:
+            self._sizes.append(self._buffer_size - before)
+        if self._write_fut is None:
+            self._loop_writing()
+
+    # stdlib: _ProactorDatagramTransport._loop_writing
+    def _loop_writing(self, fut=None):
+        if self._queueing or fut is not self._write_fut or self._buffer is None:
+            return
+        self._write_fut = None
+        if fut is not None:
+            try:
+                fut.result()
+            except OSError as exc:
+                self._protocol.error_received(exc)
+            except exceptions.CancelledError:
+                return
+            except Exception as exc:
+                self._fatal_error(exc, 'Fatal write error on datagram transport')
+                return
+        # error_received() may have closed, aborted or sent.
+        while self._write_fut is None and self._buffer:
+            data, addr = self._buffer.popleft()
+            self._buffer_size -= self._sizes.popleft()
+            try:
+                if self._address is not None or self._extra.get('peername'):
+                    sent = self._loop._proactor.send(self._sock, data)
+                else:
+                    sent = self._loop._proactor.sendto(self._sock, data, addr=addr)
+            except OSError as exc:
+                self._protocol.error_received(exc)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, 'Fatal write error on datagram transport')
+                return
+            else:
+                self._write_fut = sent
+                sent.add_done_callback(self._loop_writing)
+        self._maybe_resume_protocol()
+        if self._closing and self._write_fut is None and not self._buffer:
+            self._loop.call_soon(self._call_connection_lost, None)
+
+    # stdlib: _ProactorDatagramTransport._loop_reading
+    def _loop_reading(self, fut=None):
+        if self._conn_lost or fut is not self._read_fut:
+            return
+        self._read_fut = None
+        received = error = None
+        if fut is not None:
+            try:
+                received = fut.result()
+            except OSError as exc:
+                error = exc
+            except exceptions.CancelledError:
+                return
+        try:
+            if self._address is not None:
+                self._read_fut = self._loop._proactor.recv(self._sock, self.max_size)
+            else:
+                self._read_fut = self._loop._proactor.recvfrom(self._sock, self.max_size)
+        except OSError as exc:
+            # It can't even be started: the socket is gone.
+            error = error or exc
+        else:
+            self._read_fut.add_done_callback(self._loop_reading)
+        if error is not None:
+            self._protocol.error_received(error)
+        elif received is not None:
+            data, addr = (received, self._address) if self._address is not None else received
+            self._protocol.datagram_received(data, addr)
+
+
+# stdlib: _ProactorDuplexPipeTransport
+class _ProactorDuplexPipeTransport(_ReadingMixin, proactor_events._ProactorDuplexPipeTransport):
+    """Transport for duplex pipes."""
+
+
+# stdlib: _ProactorSocketTransport
+class _ProactorSocketTransport(_ReadingMixin, proactor_events._ProactorSocketTransport):
+    """Transport for connected sockets."""
+
+
+# stdlib: BaseProactorEventLoop
+class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
+    """The stdlib's proactor loop, with the transports above."""
+
+    # stdlib: BaseProactorEventLoop._make_socket_transport
+    def _make_socket_transport(self, sock, protocol, waiter=None,
+                               extra=None, server=None, **kwargs):
+        # differs[T10]; from 3.15 on with context=.
+        return _ProactorSocketTransport(self, sock, protocol, waiter,
+                                        extra, server)
+
+    # stdlib: BaseProactorEventLoop._make_ssl_transport
+    def _make_ssl_transport(
+            self, rawsock, protocol, sslcontext, waiter=None,
+            *, server_side=False, server_hostname=None,
+            extra=None, server=None,
+            ssl_handshake_timeout=None,
+            ssl_shutdown_timeout=None, **kwargs):
+        # differs[T10]
+        ssl_protocol = sslproto.SSLProtocol(
+            self, protocol, sslcontext, waiter,
+            server_side, server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout)
+        _ProactorSocketTransport(self, rawsock, ssl_protocol,
+                                 extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    # stdlib: BaseProactorEventLoop._make_datagram_transport
+    def _make_datagram_transport(self, sock, protocol,
+                                 address=None, waiter=None, extra=None):
+        # differs[T5]
+        return _ProactorDatagramTransport(self, sock, protocol, address,
+                                          waiter, extra)
+
+    # stdlib: BaseProactorEventLoop._make_duplex_pipe_transport
+    def _make_duplex_pipe_transport(self, sock, protocol, waiter=None,
+                                    extra=None):
+        return _ProactorDuplexPipeTransport(self,
+                                            sock, protocol, waiter, extra)
+
+    # stdlib: BaseProactorEventLoop.sock_recv
+    async def sock_recv(self, sock, n):
+        # differs[T7], here and in the methods below.
+        self._check_sock(sock)
+        return await self._sock_call(sock, select.POLLIN, sock.recv, n)
+
+    # stdlib: BaseProactorEventLoop.sock_recv_into
+    async def sock_recv_into(self, sock, buf):
+        self._check_sock(sock)
+        return await self._sock_call(sock, select.POLLIN, sock.recv_into, buf)
+
+    # stdlib: BaseProactorEventLoop.sock_recvfrom
+    async def sock_recvfrom(self, sock, bufsize):
+        self._check_sock(sock)
+        return await self._sock_call(sock, select.POLLIN, sock.recvfrom, bufsize)
+
+    # stdlib: BaseProactorEventLoop.sock_recvfrom_into
+    async def sock_recvfrom_into(self, sock, buf, nbytes=0):
+        self._check_sock(sock)
+        if not nbytes:
+            nbytes = len(buf)
+
+        return await self._sock_call(sock, select.POLLIN, sock.recvfrom_into, buf, nbytes)
+
+    # stdlib: BaseProactorEventLoop.sock_sendall
+    async def sock_sendall(self, sock, data):
+        self._check_sock(sock)
+        future = self._proactor.send(sock, data)
+        self._proactor._watch(future)
+        await future
+
+    # stdlib: BaseProactorEventLoop.sock_sendto
+    async def sock_sendto(self, sock, data, address):
+        self._check_sock(sock)
+        return await self._sock_call(sock, select.POLLOUT, sock.sendto, data, address)
+
+    # stdlib: BaseProactorEventLoop.sock_connect
+    async def sock_connect(self, sock, address):
+        self._check_sock(sock)
+        # differs[T8]
+        if sock.family == socket.AF_INET or (
+                base_events._HAS_IPv6 and sock.family == socket.AF_INET6):
+            resolved = await self._ensure_resolved(
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self)
+            _, _, _, _, address = resolved[0]
+
+        try:
+            sock.connect(address)
+            return
+        except (BlockingIOError, InterruptedError):
+            pass
+        await self._proactor._poll_socket(sock, select.POLLOUT)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error != 0:
+            raise OSError(error, f'Connect call failed {address}')
+
+    # stdlib: BaseProactorEventLoop.sock_accept
+    async def sock_accept(self, sock):
+        self._check_sock(sock)
+        conn, address = await self._sock_call(sock, select.POLLIN, sock.accept)
+        conn.setblocking(False)
+        return conn, address
+
+    # stdlib: BaseProactorEventLoop._sock_sendfile_native
+    async def _sock_sendfile_native(self, sock, file, offset, count):
+        try:
+            fileno = file.fileno()
+        except (AttributeError, io.UnsupportedOperation):
+            raise exceptions.SendfileNotAvailableError("not a regular file")
+        try:
+            fsize = os.fstat(fileno).st_size
+        except OSError:
+            raise exceptions.SendfileNotAvailableError("not a regular file")
+        if not (count or fsize):
+            return 0  # empty file
+
+        # differs[T9]
+        total_sent = 0
+        try:
+            while not count or total_sent < count:
+                blocksize = min(count - total_sent if count else fsize, _SENDFILE_LIMIT)
+                try:
+                    sent = os.sendfile(sock.fileno(), fileno, offset + total_sent, blocksize)
+                except (BlockingIOError, InterruptedError):
+                    pass
+                except OSError as exc:
+                    if total_sent == 0:
+                        raise exceptions.SendfileNotAvailableError("os.sendfile call failed")
+                    if exc.errno == errno.ENOTCONN and type(exc) is not ConnectionError:
+                        raise ConnectionError("socket is not connected", errno.ENOTCONN) from exc
+                    raise
+                else:
+                    if sent == 0:
+                        break  # the file ends here
+                    total_sent += sent
+                    if count and total_sent >= count:
+                        break
+                # Also after a success: others have their turn between two blocks.
+                await self._proactor._poll_socket(sock, select.POLLOUT)
+            return total_sent
+        finally:
+            if total_sent > 0:
+                os.lseek(fileno, offset + total_sent, os.SEEK_SET)
+
+    # stdlib: BaseProactorEventLoop._start_serving
+    def _start_serving(self, protocol_factory, sock,
+                       sslcontext=None, server=None, backlog=100,
+                       ssl_handshake_timeout=None,
+                       ssl_shutdown_timeout=None, **kwargs):
+        # differs[T6]; from 3.15 on with context=.
+        def stopped():
+            return self.is_closed() or sock.fileno() == -1 or (
+                sock in self._proactor._stopped_serving)
+
+        def connect(conn, addr):
+            protocol = None
+            try:
+                protocol = protocol_factory()
+                if sslcontext is not None:
+                    self._make_ssl_transport(
+                        conn, protocol, sslcontext, server_side=True,
+                        extra={'peername': addr}, server=server,
+                        ssl_handshake_timeout=ssl_handshake_timeout,
+                        ssl_shutdown_timeout=ssl_shutdown_timeout)
+                else:
+                    self._make_socket_transport(
+                        conn, protocol,
+                        extra={'peername': addr}, server=server)
+            except (SystemExit, KeyboardInterrupt):
+                conn.close()
+                raise
+            except BaseException as exc:
+                conn.close()
+                if self._debug:
+                    context = {
+                        'message': 'Error on transport creation for incoming connection',
+                        'exception': exc,
+                    }
+                    if protocol is not None:
+                        context['protocol'] = protocol
+                    self.call_exception_handler(context)
+
+        def failed(exc):
+            """Tell what to do after a failed accept: True to go on."""
+            if exc.errno in _ACCEPT_GOES_ON:
+                return True
+            if exc.errno in _ACCEPT_PAUSES:
+                self.call_exception_handler({
+                    'message': 'socket.accept() out of system resource',
+                    'exception': exc,
+                    'socket': trsock.TransportSocket(sock),
+                })
+                self.call_later(constants.ACCEPT_RETRY_DELAY, loop)
+            elif sock.fileno() != -1:
+                self.call_exception_handler({
+                    'message': 'Accept failed on a socket',
+                    'exception': exc,
+                    'socket': trsock.TransportSocket(sock),
+                })
+                sock.close()
+            elif self._debug:
+                logger.debug("Accept failed on socket %r",
+                             sock, exc_info=True)
+            return False
+
+        def loop(f=None):
+            accepted = None
+            try:
+                if f is not None:
+                    accepted = f.result()
+            except OSError as exc:
+                if not failed(exc):
+                    return
+            except exceptions.CancelledError:
+                sock.close()
+                return
+            if f is not None and stopped():
+                if accepted is not None:
+                    accepted[0].close()
+                return
+            if accepted is not None and self._debug:
+                logger.debug("%r got a new connection from %r: %r",
+                             server, accepted[1], accepted[0])
+            try:
+                # The next accept first: whatever the protocol factory raises, it is under way.
+                if not stopped():
+                    f = self._proactor.accept(sock)
+                    self._accept_futures[sock.fileno()] = f
+                    f.add_done_callback(loop)
+            except OSError as exc:
+                failed(exc)
+            finally:
+                if accepted is not None:
+                    connect(*accepted)
+
+        self.call_soon(loop)
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _check_sock(self, sock):
+        # As the selector loop, before each operation on a user's socket.
+        base_events._check_ssl_socket(sock)
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+
+    async def _sock_call(self, sock, events, method, *args):
+        """Call a socket's method until it need not wait; the proactor waits for `events`."""
+        while True:
+            try:
+                return method(*args)
+            except (BlockingIOError, InterruptedError):
+                pass
+            await self._proactor._poll_socket(sock, events)

@@ -1,0 +1,835 @@
+"""Proactor and event loop on io_uring; mirrors asyncio/windows_events.py.
+
+Read it beside the stdlib's file: `IouringProactor` is its `IocpProactor`, method by method, and
+`IouringProactorEventLoop` its `ProactorEventLoop`.  Each start method has the stdlib's five beats:
+check the object, make an `Overlapped`, start it, name the function that turns its completion into
+a value, register.  A completion comes back through `select`, `_poll` and that function to the
+future.  The transports above are the stdlib's own.
+
+What must not be in here: io_uring itself (that is `_overlapped` and cpp/), and what the stdlib's
+transports get wrong on Linux (that is `stdlib_transports`).
+
+Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each applies.
+"""
+# D1: The stdlib's `_cache` maps an OVERLAPPED's address to (future, ov, obj, callback). Here the
+#     operation itself names the three, and stands in the ring's list of slots from its start to
+#     its final completion: the key of an operation is a slot and a generation, never an address.
+# D2: Winsock's errors of an aborted operation became ConnectionResetError there. Linux reports
+#     ECONNRESET itself, so a completion's errno is passed on as it is.
+# D3: A receive takes nothing from the socket before its result is asked for, so cancelling it can
+#     lose no data; the readiness it waited for may be stale by then (another reader was faster),
+#     in which case the operation goes on waiting.
+# D4: Whether an object is a socket is decided by its descriptor and not by its class: an
+#     asyncio.TransportSocket is one.
+# D5: The peer accepts as the kernel's: there is no socket made in advance, so there is none to
+#     close when the future is cancelled, and a connection that nobody took stays in the backlog.
+# D6: Connecting starts with the socket's own connect(), which knows every address family and every
+#     wrong argument, and needs no local bind; the ring then waits until it is established.
+# D7: A datagram to an address that is not plain (a host name, a scope name, an unusual family) is
+#     sent by the socket's own sendto(), which resolves it or says what is wrong with it.
+# D8: An unreachable port is ECONNREFUSED on Linux, and an error to the caller as on the selector
+#     loop; Windows answers with an empty result.
+# D9: `recvfrom_into` takes `nbytes` before `flags`: asyncio's sock_recvfrom_into passes nbytes in
+#     third place.
+# D10: A wait handle is a file descriptor to be polled (a pidfd, an eventfd), an int or an object
+#     with fileno(). Its timeout is a timer of the loop. That a wait has ended is told by its own
+#     final completion, so no event is made for it.
+# D11: Objects need no registration with the port. What is left to do at the start of an operation
+#     is to end those that an earlier, closed owner of the same descriptor number left behind.
+# D12: Closing cannot wait for ever: what the kernel does not give back within five seconds is
+#     left to it, together with its buffer.
+# D13: A listening socket, or a connection, that is closed with an operation in flight stays open
+#     in the kernel as long as that operation. So the cancel is submitted, and seen to end, first.
+# D14: The self-pipe is read for signals only. Threads wake the ring through an eventfd of its own,
+#     which costs half as much.
+# D15: Windows has one loop a process for the wake-up descriptor of signals. Here a loop that closes
+#     gives it back to the loop, or to the program, that had it before.
+# D16: Cancelling needs no care for operations that completed in the meantime: nothing has to be
+#     unregistered, the table drops a cancelled operation with its final completion.
+# D17: `concurrency` says how many threads may run on a completion port; a ring has one. What can
+#     be chosen here is the rung of the set-up ladder.
+# D18: A socket that its user closes beside a pending operation ends it with OSError(EBADF), at the
+#     loop's next tick at the latest; the peer sees the end of the stream. The selector loop waits
+#     for ever, and may read from the descriptor number's next owner.
+# D19: A nested run_forever() raises RuntimeError before anything is changed; on 3.13.0 its
+#     clean-up would undo the set-up of the run around it.
+import math
+import select
+import socket
+import time
+import weakref
+from asyncio import base_events, futures
+from asyncio.log import logger
+from functools import partial
+
+from libc.stdint cimport int64_t
+
+from ._overlapped cimport Overlapped, Ring
+from ._overlapped import fileno as _fileno
+from ._overlapped import is_socket as _is_socket
+from . import stdlib_transports, unix_events, wakeup_fds
+
+__all__ = (
+    'IouringProactorEventLoop', 'IouringProactor', 'IouringProactorEventLoopPolicy',
+)
+
+# absent: NULL: an Overlapped is made for a ring
+# The longest time that _poll() waits, in nanoseconds.
+cdef int64_t INFINITE = 0x7fffffffffffffff
+# absent: ERROR_CONNECTION_REFUSED: errors are errno
+# absent: ERROR_CONNECTION_ABORTED: errors are errno
+# absent: CONNECT_PIPE_INIT_DELAY: Windows named pipes
+# absent: CONNECT_PIPE_MAX_DELAY: Windows named pipes
+
+# How long close() waits for the kernel to let go of what was cancelled, in seconds.
+_CLOSE_PATIENCE = 5.0
+
+
+# stdlib: _OverlappedFuture
+class _OverlappedFuture(futures.Future):
+    """The future of one operation; cancelling it cancels the operation."""
+
+    # stdlib: _OverlappedFuture.__init__
+    def __init__(self, ov, *, loop=None):
+        super().__init__(loop=loop)
+        if self._source_traceback:
+            del self._source_traceback[-1]
+        self._ov = ov
+
+    # stdlib: _OverlappedFuture._repr_info
+    def _repr_info(self):
+        info = super()._repr_info()
+        if self._ov is not None:
+            state = 'pending' if self._ov.pending else 'completed'
+            info.insert(1, f'overlapped=<{state}, {self._ov.address:#x}>')
+        return info
+
+    # stdlib: _OverlappedFuture._cancel_overlapped
+    def _cancel_overlapped(self):
+        if self._ov is None:
+            return
+        try:
+            self._ov.cancel()
+        except OSError as exc:
+            context = {
+                'message': 'Cancelling an overlapped future failed',
+                'exception': exc,
+                'future': self,
+            }
+            if self._source_traceback:
+                context['source_traceback'] = self._source_traceback
+            self._loop.call_exception_handler(context)
+        self._ov = None
+
+    # stdlib: _OverlappedFuture.cancel
+    def cancel(self, msg=None):
+        self._cancel_overlapped()
+        return super().cancel(msg=msg)
+
+    # stdlib: _OverlappedFuture.set_exception
+    def set_exception(self, exception):
+        super().set_exception(exception)
+        self._cancel_overlapped()
+
+    # stdlib: _OverlappedFuture.set_result
+    def set_result(self, result):
+        super().set_result(result)
+        self._ov = None
+
+
+# stdlib: _BaseWaitHandleFuture
+class _BaseWaitHandleFuture(futures.Future):
+    """The future of a wait for a handle: a file descriptor that can be polled."""
+
+    # stdlib: _BaseWaitHandleFuture.__init__
+    def __init__(self, ov, handle, wait_handle, *, loop=None):
+        super().__init__(loop=loop)
+        if self._source_traceback:
+            del self._source_traceback[-1]
+        self._ov = ov
+        self._handle = handle
+        # differs[D10]: the timer of the wait's timeout, or None.
+        self._wait_handle = wait_handle
+        self._registered = True
+
+    # stdlib: _BaseWaitHandleFuture._poll
+    def _poll(self):
+        poller = select.poll()
+        poller.register(self._handle, select.POLLIN)
+        return bool(poller.poll(0))
+
+    # stdlib: _BaseWaitHandleFuture._repr_info
+    def _repr_info(self):
+        info = super()._repr_info()
+        info.append(f'handle={self._handle!r}')
+        if self._handle is not None:
+            state = 'signaled' if self._poll() else 'waiting'
+            info.append(state)
+        if self._wait_handle is not None:
+            info.append(f'wait_handle={self._wait_handle!r}')
+        return info
+
+    # stdlib: _BaseWaitHandleFuture._unregister_wait_cb
+    def _unregister_wait_cb(self, fut):
+        self._ov = None
+
+    # stdlib: _BaseWaitHandleFuture._unregister_wait
+    def _unregister_wait(self):
+        if not self._registered:
+            return
+        self._registered = False
+
+        wait_handle = self._wait_handle
+        self._wait_handle = None
+        if wait_handle is not None:
+            wait_handle.cancel()
+        self._unregister_wait_cb(None)
+
+    # stdlib: _BaseWaitHandleFuture.cancel
+    def cancel(self, msg=None):
+        self._unregister_wait()
+        return super().cancel(msg=msg)
+
+    # stdlib: _BaseWaitHandleFuture.set_exception
+    def set_exception(self, exception):
+        self._unregister_wait()
+        super().set_exception(exception)
+
+    # stdlib: _BaseWaitHandleFuture.set_result
+    def set_result(self, result):
+        self._unregister_wait()
+        super().set_result(result)
+
+
+# stdlib: _WaitCancelFuture
+class _WaitCancelFuture(_BaseWaitHandleFuture):
+    """The future of the end of a wait that was cancelled."""
+
+    # stdlib: _WaitCancelFuture.__init__
+    def __init__(self, ov, event, wait_handle, *, loop=None):
+        super().__init__(ov, event, wait_handle, loop=loop)
+        self._done_callback = None
+
+    # stdlib: _WaitCancelFuture.cancel
+    def cancel(self):
+        raise RuntimeError("_WaitCancelFuture must not be cancelled")
+
+    # stdlib: _WaitCancelFuture.set_result
+    def set_result(self, result):
+        super().set_result(result)
+        if self._done_callback is not None:
+            self._done_callback(self)
+
+    # stdlib: _WaitCancelFuture.set_exception
+    def set_exception(self, exception):
+        super().set_exception(exception)
+        if self._done_callback is not None:
+            self._done_callback(self)
+
+
+# stdlib: _WaitHandleFuture
+class _WaitHandleFuture(_BaseWaitHandleFuture):
+    """The future of a wait for a handle, which cancelling ends in the kernel as well."""
+
+    # stdlib: _WaitHandleFuture.__init__
+    def __init__(self, ov, handle, wait_handle, proactor, *, loop=None):
+        super().__init__(ov, handle, wait_handle, loop=loop)
+        self._proactor = proactor
+        self._unregister_proactor = True
+        # differs[D10]: the event of the wait's end is the operation itself.
+        self._event = ov
+        self._event_fut = None
+
+    # stdlib: _WaitHandleFuture._unregister_wait_cb
+    def _unregister_wait_cb(self, fut):
+        self._event = None
+        self._event_fut = None
+        self._proactor = None
+        super()._unregister_wait_cb(fut)
+
+    # stdlib: _WaitHandleFuture._unregister_wait
+    def _unregister_wait(self):
+        if not self._registered:
+            return
+        self._registered = False
+
+        wait_handle = self._wait_handle
+        self._wait_handle = None
+        if wait_handle is not None:
+            wait_handle.cancel()
+        if self._event.pending:
+            # differs[D10]: cancelled, the poll still has its final completion to come.
+            self._event_fut = self._proactor._wait_cancel(self._event, self._unregister_wait_cb)
+        else:
+            self._unregister_wait_cb(None)
+
+
+# absent: PipeServer: Windows named pipes
+# absent: _WindowsSelectorEventLoop: the stdlib's selector loop is there already
+
+
+# stdlib: ProactorEventLoop
+class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
+                               stdlib_transports.BaseProactorEventLoop):
+    """Event loop on io_uring, with the stdlib's proactor transports.
+
+    proactor: an IouringProactor; one is made when it is left out.
+    Raises IouringUnavailableError where io_uring can't be had.
+
+    Source: asyncio.AbstractEventLoop.
+    """
+
+    # stdlib: ProactorEventLoop.__init__
+    def __init__(self, proactor=None):
+        if proactor is None:
+            proactor = IouringProactor()
+        # differs[D15]
+        with wakeup_fds.making(self):
+            super().__init__(proactor)
+
+    # The run's set-up and clean-up are one method in 3.12 and two hooks from 3.13 on.
+    if hasattr(base_events.BaseEventLoop, '_run_forever_setup'):
+        # stdlib: ProactorEventLoop._run_forever_setup
+        def _run_forever_setup(self):
+            assert self._self_reading_future is None
+            self._proactor._bind_thread()
+            self.call_soon(self._loop_self_reading)
+            super()._run_forever_setup()
+
+        # stdlib: ProactorEventLoop._run_forever_cleanup
+        def _run_forever_cleanup(self):
+            super()._run_forever_cleanup()
+            self._stop_self_reading()
+
+        def run_forever(self):
+            # differs[D19]
+            self._check_closed()
+            self._check_running()
+            super().run_forever()
+    else:
+        # stdlib: ProactorEventLoop.run_forever
+        def run_forever(self):
+            # differs[D19]
+            self._check_closed()
+            self._check_running()
+            try:
+                assert self._self_reading_future is None
+                self._proactor._bind_thread()
+                self.call_soon(self._loop_self_reading)
+                super().run_forever()
+            finally:
+                self._stop_self_reading()
+
+    # absent: ProactorEventLoop.create_pipe_connection: Windows named pipes
+    # absent: ProactorEventLoop.start_serving_pipe: Windows named pipes
+    # absent: ProactorEventLoop._make_subprocess_transport: with the watchers of unix_events
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _stop_self_reading(self):
+        if self._self_reading_future is not None:
+            # differs[D16]
+            self._self_reading_future.cancel()
+            self._self_reading_future = None
+
+    def close(self):
+        # As BaseProactorEventLoop.close(); differs[D15].
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        with wakeup_fds.closing(self):
+            super().close()
+
+    def _write_to_self(self):
+        # differs[D14]: any thread, and a signal handler in Python, may come here at any time.
+        proactor = self._proactor
+        if proactor is not None:
+            proactor._wake()
+
+
+# stdlib: IocpProactor
+cdef class IouringProactor:
+    """Proactor on io_uring.
+
+    rung: where on the ladder of set-up flags to begin, 0 (best) to 2 (Linux 5.19); None: what the
+    running kernel was found to take.
+    Raises IouringUnavailableError where io_uring can't be had.
+
+    Source: io_uring(7).
+    """
+
+    cdef object _loop
+    cdef readonly list _results
+    cdef Ring _ring
+    cdef readonly object _stopped_serving
+    cdef object __weakref__
+
+    # stdlib: IocpProactor.__init__
+    def __init__(self, rung=None):
+        # differs[D17]
+        self._loop = None
+        self._results = []
+        self._stopped_serving = weakref.WeakSet()
+        # differs[D1]: no _cache and no _unregistered; differs[D11]: no _registered.
+        self._ring = Ring(rung)
+
+    # stdlib: IocpProactor._check_closed
+    def _check_closed(self):
+        if self._ring is None or self._ring.closed:
+            raise RuntimeError('IouringProactor is closed')
+
+    # stdlib: IocpProactor.__repr__
+    def __repr__(self):
+        operations = self._ring.overlapped() if self._ring is not None else []
+        info = ['overlapped#=%s' % len(operations),
+                'result#=%s' % len(self._results or ())]
+        info.extend(repr(ov) for ov in operations[:8])
+        if len(operations) > 8:
+            info.append('...')
+        if self._ring is None or self._ring.closed:
+            info.append('closed')
+        return '<%s %s>' % (self.__class__.__name__, " ".join(info))
+
+    # stdlib: IocpProactor.set_loop
+    def set_loop(self, loop):
+        self._loop = loop
+
+    # stdlib: IocpProactor.select
+    def select(self, timeout=None):
+        if not self._results:
+            self._poll(timeout)
+        tmp = self._results
+        self._results = []
+        try:
+            return tmp
+        finally:
+            # An exception's traceback would keep the futures alive.
+            tmp = None
+
+    # stdlib: IocpProactor._result
+    def _result(self, value):
+        fut = self._loop.create_future()
+        fut.set_result(value)
+        return fut
+
+    # stdlib: IocpProactor.finish_socket_func
+    @staticmethod
+    def finish_socket_func(trans, key, ov):
+        # differs[D2]
+        return ov.getresult()
+
+    # Only from 3.13 on is there a stdlib's to mirror.
+    # stdlib: IocpProactor._finish_recvfrom
+    @classmethod
+    def _finish_recvfrom(cls, trans, key, ov, *, empty_result):
+        # differs[D8]
+        return cls.finish_socket_func(trans, key, ov)
+
+    # stdlib: IocpProactor.recv
+    def recv(self, conn, nbytes, flags=0):
+        self._register_with_ring(conn)
+        ov = Overlapped(self._ring)
+        # differs[D3], differs[D4]
+        if nbytes == 0:
+            ov.finish(b'')
+        elif _is_socket(conn):
+            ov.prep_recv(conn.fileno(), nbytes, flags)
+        else:
+            ov.prep_read(conn.fileno(), nbytes)
+
+        return self._register(ov, conn, self.finish_socket_func)
+
+    # stdlib: IocpProactor.recv_into
+    def recv_into(self, conn, buf, flags=0):
+        self._register_with_ring(conn)
+        ov = Overlapped(self._ring)
+        # differs[D3], differs[D4]
+        if _is_socket(conn):
+            ov.prep_recv_into(conn.fileno(), buf, flags)
+        else:
+            ov.prep_read_into(conn.fileno(), buf)
+
+        return self._register(ov, conn, self.finish_socket_func)
+
+    # stdlib: IocpProactor.recvfrom
+    def recvfrom(self, conn, nbytes, flags=0):
+        self._register_with_ring(conn)
+        ov = Overlapped(self._ring)
+        ov.prep_recvfrom(conn.fileno(), nbytes, flags)
+
+        return self._register(ov, conn, partial(self._finish_recvfrom,
+                                                empty_result=b''))
+
+    # stdlib: IocpProactor.recvfrom_into
+    def recvfrom_into(self, conn, buf, nbytes=0, flags=0):
+        # differs[D9]
+        self._register_with_ring(conn)
+        ov = Overlapped(self._ring)
+        ov.prep_recvfrom_into(conn.fileno(), buf, nbytes, flags)
+
+        return self._register(ov, conn, partial(self._finish_recvfrom,
+                                                empty_result=0))
+
+    # stdlib: IocpProactor.sendto
+    def sendto(self, conn, buf, flags=0, addr=None):
+        self._register_with_ring(conn)
+        ov = Overlapped(self._ring)
+        if ov.prep_sendto(conn.fileno(), conn.family, buf, flags, addr):
+            return self._register(ov, conn, self.finish_socket_func)
+
+        # differs[D7]
+        try:
+            ov.finish(conn.sendto(buf, flags, addr))
+        except (BlockingIOError, InterruptedError):
+            ov.prep_poll(conn.fileno(), select.POLLOUT)
+
+        def finish_sendto(trans, key, ov):
+            ov.getresult()
+            return conn.sendto(buf, flags, addr)
+
+        return self._register(ov, conn, finish_sendto if ov.pending else self.finish_socket_func)
+
+    # stdlib: IocpProactor.send
+    def send(self, conn, buf, flags=0):
+        self._register_with_ring(conn)
+        ov = Overlapped(self._ring)
+        # differs[D4]
+        if _is_socket(conn):
+            ov.prep_send(conn.fileno(), buf, flags)
+        else:
+            ov.prep_write(conn.fileno(), buf)
+
+        return self._register(ov, conn, self.finish_socket_func)
+
+    # stdlib: IocpProactor.accept
+    def accept(self, listener):
+        self._register_with_ring(listener)
+        ov = Overlapped(self._ring)
+        # differs[D5]
+        ov.prep_accept(listener.fileno())
+
+        def finish_accept(trans, key, ov):
+            ov.getresult()
+            conn, address = listener.accept()
+            conn.setblocking(False)
+            return conn, address
+
+        return self._register(ov, listener, finish_accept)
+
+    # stdlib: IocpProactor.connect
+    def connect(self, conn, address):
+        # differs[D6]
+        self._register_with_ring(conn)
+        ov = Overlapped(self._ring)
+        try:
+            conn.connect(address)
+        except (BlockingIOError, InterruptedError):
+            ov.prep_connect(conn.fileno())
+        else:
+            return self._result(None if conn.type == socket.SOCK_DGRAM else conn)
+
+        def finish_connect(trans, key, ov):
+            ov.getresult()
+            error = conn.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error != 0:
+                raise OSError(error, f'Connect call failed {address}')
+            return conn
+
+        return self._register(ov, conn, finish_connect)
+
+    # stdlib: IocpProactor.sendfile
+    def sendfile(self, sock, file, offset, count):
+        self._register_with_ring(sock)
+        ov = Overlapped(self._ring)
+        ov.prep_sendfile(sock.fileno(), file.fileno(), offset, count)
+
+        return self._register(ov, sock, self.finish_socket_func)
+
+    # absent: IocpProactor.accept_pipe: Windows named pipes
+    # absent: IocpProactor.connect_pipe: Windows named pipes
+
+    # stdlib: IocpProactor.wait_for_handle
+    def wait_for_handle(self, handle, timeout=None):
+        """Return a future of a file descriptor becoming readable.
+
+        handle: a descriptor that can be polled (a pidfd, an eventfd), or an object with fileno().
+        timeout: seconds, None for no limit.
+        Its result is True when the handle is readable, False when the time was over first.
+
+        Source: poll(2), pidfd_open(2), eventfd(2).
+        """
+        return self._wait_for_handle(handle, timeout, False)
+
+    # stdlib: IocpProactor._wait_cancel
+    def _wait_cancel(self, event, done_callback):
+        # differs[D10]: `event` is the operation that is to end.
+        f = _WaitCancelFuture(event, event.obj, None, loop=self._loop)
+        # The end may come in close(), when the loop runs no callbacks.
+        f._done_callback = done_callback
+        event.cancel()
+
+        def finish_wait_cancel(trans, key, ov):
+            return True
+
+        event.own(f, event.obj, finish_wait_cancel)
+        return f
+
+    # stdlib: IocpProactor._wait_for_handle
+    def _wait_for_handle(self, handle, timeout, _is_cancel):
+        self._check_closed()
+
+        fd = _fileno(handle)
+        ov = Overlapped(self._ring)
+        ov.prep_poll(fd, select.POLLIN)
+        if _is_cancel:
+            f = _WaitCancelFuture(ov, handle, None, loop=self._loop)
+        else:
+            f = _WaitHandleFuture(ov, handle, None, self, loop=self._loop)
+        if f._source_traceback:
+            del f._source_traceback[-1]
+
+        def finish_wait_for_handle(trans, key, ov):
+            # Also what a timeout comes to: the state of the handle decides.
+            return f._poll()
+
+        def timed_out():
+            if not f.done():
+                f.set_result(f._poll())
+
+        if timeout is not None:
+            # differs[D10]
+            f._wait_handle = self._loop.call_later(timeout, timed_out)
+        ov.own(f, handle, finish_wait_for_handle)
+        return f
+
+    # stdlib: IocpProactor._register_with_iocp
+    def _register_with_ring(self, obj):
+        # differs[D11]
+        self._check_closed()
+        self._ring.touch(_fileno(obj))
+
+    # stdlib: IocpProactor._register
+    def _register(self, ov, obj, callback):
+        self._check_closed()
+
+        f = _OverlappedFuture(ov, loop=self._loop)
+        if f._source_traceback:
+            del f._source_traceback[-1]
+        if not ov.pending:
+            # It could be answered without the kernel.
+            try:
+                value = callback(None, None, ov)
+            except OSError as e:
+                f.set_exception(e)
+            else:
+                f.set_result(value)
+            return f
+
+        # differs[D1]
+        ov.own(f, obj, callback)
+        return f
+
+    # stdlib: IocpProactor._unregister
+    def _unregister(self, ov):
+        """Ask an operation to end whose future has been cancelled."""
+        self._check_closed()
+        # differs[D16]
+        ov.cancel()
+
+    # absent: IocpProactor._get_accept_socket: the kernel makes the accepted socket
+
+    # stdlib: IocpProactor._poll
+    def _poll(self, timeout=None):
+        cdef Overlapped ov
+        cdef int64_t ns
+        if timeout is None:
+            ns = -1
+        elif timeout < 0:
+            raise ValueError("negative timeout")
+        else:
+            # Rounded away from zero, to wait at least that long.
+            wanted = math.ceil(timeout * 1e9)
+            if wanted >= INFINITE:
+                raise ValueError("timeout too big")
+            ns = wanted
+
+        self._ring._wait(ns)
+        while True:
+            ov = self._ring._next()
+            if ov is None:
+                break
+
+            f, obj, callback = ov.future, ov.obj, ov.callback
+            stay = False
+            try:
+                if f is None:
+                    pass
+                elif self._stopped_serving and obj in self._stopped_serving:
+                    f.cancel()
+                # A cancelled future has asked its operation to end; what else is done has been
+                # given a result by somebody else.
+                elif not f.done():
+                    try:
+                        value = callback(None, None, ov)
+                    except (BlockingIOError, InterruptedError) as e:
+                        # differs[D3]
+                        stay = ov._again()
+                        if not stay:
+                            f.set_exception(e)
+                            self._results.append(f)
+                    except Exception as e:
+                        f.set_exception(e)
+                        self._results.append(f)
+                    else:
+                        f.set_result(value)
+                        self._results.append(f)
+            finally:
+                f = obj = callback = None
+                if not stay:
+                    ov._leave()
+
+    # stdlib: IocpProactor._stop_serving
+    def _stop_serving(self, obj):
+        # obj is about to be closed, in BaseProactorEventLoop._stop_serving().
+        self._stopped_serving.add(obj)
+        # differs[D13]
+        self._ring.settle(obj)
+
+    # stdlib: IocpProactor.close
+    def close(self):
+        if self._ring is None or self._ring.closed:
+            # already closed
+            return
+
+        # Cancel remaining registered operations.
+        for ov in self._ring.overlapped():
+            fut = ov.future
+            if fut is None:
+                ov.cancel()
+            elif fut.cancelled():
+                # Nothing to do with cancelled futures
+                pass
+            elif isinstance(fut, _WaitCancelFuture):
+                # _WaitCancelFuture must not be cancelled
+                pass
+            else:
+                try:
+                    fut.cancel()
+                except OSError as exc:
+                    if self._loop is not None:
+                        context = {
+                            'message': 'Cancelling a future failed',
+                            'exception': exc,
+                            'future': fut,
+                        }
+                        if fut._source_traceback:
+                            context['source_traceback'] = fut._source_traceback
+                        self._loop.call_exception_handler(context)
+
+        # Wait until the kernel has let go of every buffer. A child after a fork has nothing in the
+        # kernel, and a thread that may not enter the ring gets nothing from it.
+        msg_update = 1.0
+        start_time = time.monotonic()
+        next_msg = start_time + msg_update
+        give_up = start_time + _CLOSE_PATIENCE
+        while len(self._ring) and self._ring.bound_here:
+            now = time.monotonic()
+            if now >= give_up:
+                # differs[D12]
+                break
+            if next_msg <= now:
+                logger.debug('%r is running after closing for %.1f seconds',
+                             self, now - start_time)
+                next_msg = now + msg_update
+
+            # handle a few events, or timeout
+            self._poll(min(msg_update, give_up - now))
+
+        self._ring.close()
+        # What the closing ring ended.
+        while (last := self._ring.next()) is not None:
+            self._ring.drop(last)
+        self._results = []
+
+    # stdlib: IocpProactor.__del__
+    def __del__(self):
+        self.close()
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    @property
+    def _cache(self):
+        """What is in flight, as the stdlib's _cache has it: {address: (f, ov, obj, callback)}."""
+        if self._ring is None:
+            return {}
+        return {ov.address: (ov.future, ov, ov.obj, ov.callback)
+                for ov in self._ring.overlapped()}
+
+    def _bind_thread(self):
+        """Make the calling thread the one that waits; see uring::Proactor::bind_thread()."""
+        self._check_closed()
+        self._ring.bind()
+
+    def _wake(self):
+        """End the sleep of the thread in select(); for any thread."""
+        self._ring.wake()
+
+    def _settle(self, obj):
+        """differs[D13]: see what is in flight on obj end, before obj is closed."""
+        if self._ring is not None:
+            self._ring.settle(obj)
+
+    def _watch(self, future):
+        """differs[D18]: the user may close the socket of this operation."""
+        ov = future._ov
+        if ov is not None:
+            ov.watch()
+
+    def _poll_socket(self, sock, events):
+        """Return a future of `events` on a user's socket.  It takes nothing from the socket."""
+        self._register_with_ring(sock)
+        ov = Overlapped(self._ring)
+        ov.prep_poll(sock.fileno(), events)
+        future = self._register(ov, sock, self.finish_socket_func)
+        ov.watch()
+        return future
+
+
+# absent: _WindowsSubprocessTransport: with the watchers of unix_events
+# absent: SelectorEventLoop: the stdlib's
+# absent: WindowsSelectorEventLoopPolicy: the stdlib's selector loop has its own policy
+
+
+# stdlib: WindowsProactorEventLoopPolicy
+def _make_policy():
+    """Make the policy class.
+
+    Policies are deprecated from Python 3.14 on and gone in 3.16: their base is looked up when
+    somebody asks for the class, and not when this module is imported.
+    """
+    from asyncio import unix_events as stdlib_unix_events
+    # The Unix policy and not its base: on 3.12 and 3.13 the child watchers come with it.
+    base = getattr(stdlib_unix_events, '_UnixDefaultEventLoopPolicy', None)
+    if base is None:
+        raise AttributeError(
+            'this Python has no event loop policies: use uringloop.run() or '
+            'asyncio.Runner(loop_factory=uringloop.new_event_loop)')
+
+    class IouringProactorEventLoopPolicy(base):
+        """Event loop policy whose loops run on io_uring."""
+        _loop_factory = IouringProactorEventLoop
+
+    IouringProactorEventLoopPolicy.__qualname__ = 'IouringProactorEventLoopPolicy'
+    return IouringProactorEventLoopPolicy
+
+
+def __getattr__(name):
+    if name == 'IouringProactorEventLoopPolicy':
+        policy = globals()[name] = _make_policy()
+        return policy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# absent: DefaultEventLoopPolicy: the default is the program's to choose
+# absent: EventLoop: the stdlib's
