@@ -120,10 +120,11 @@ std::int64_t Proactor::start_poll(Kind kind, int fd, std::uint32_t mask) noexcep
 }
 
 std::int64_t Proactor::start_send(int fd, const void* buffer, std::uint64_t length,
-                                  std::uint32_t message_flags) noexcept {
+                                  std::uint32_t message_flags, std::uint64_t done) noexcept {
   if (fd < 0) return -EBADF;
   Operation* operation = table_.allocate(Kind::kSend, fd);
   if (operation != nullptr) {
+    operation->done = done;
     operation->buffer = buffer;
     operation->length = length;
     operation->message_flags = message_flags | MSG_NOSIGNAL;
@@ -226,6 +227,20 @@ void Proactor::cancel_all() noexcept {
     if (operation->state == State::kQueued || operation->state == State::kInFlight)
       cancel(operation->key());
   }
+}
+
+std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length,
+                                std::uint32_t message_flags) noexcept {
+  if (fd < 0) return -EBADF;
+  if (length < kSendNow) return 0;
+  for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
+       slot = table_.next_on(table_.at(slot))) {
+    if (owns_buffer(table_.at(slot)->kind)) return 0;
+  }
+  const std::int64_t result =
+      kernel_.send(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,
+                   static_cast<int>(message_flags) | MSG_NOSIGNAL | MSG_DONTWAIT);
+  return result == -EAGAIN || result == -EINTR ? 0 : result;
 }
 
 // -- the work of a ready operation --

@@ -42,6 +42,9 @@ class Proactor {
   // An enter that may copy more than this is worth giving the GIL up for.
   static constexpr std::uint64_t kLargeCopy = 1 << 20;
 
+  // From here on one send(2) is cheaper than its share of a batch.
+  static constexpr std::uint64_t kSendNow = 16 * 1024;
+
   explicit Proactor(const Kernel& kernel = real_kernel()) noexcept;
   ~Proactor();
   Proactor(const Proactor&) = delete;
@@ -62,8 +65,9 @@ class Proactor {
 
   // -- Operations.  Each start returns a key (above 0) or -errno. --
   std::int64_t start_poll(Kind kind, int fd, std::uint32_t mask) noexcept;
+  // `done` bytes of the buffer are out already; they count in the result.
   std::int64_t start_send(int fd, const void* buffer, std::uint64_t length,
-                          std::uint32_t message_flags) noexcept;
+                          std::uint32_t message_flags, std::uint64_t done = 0) noexcept;
   std::int64_t start_sendto(int fd, const void* buffer, std::uint64_t length,
                             std::uint32_t message_flags, const void* address,
                             unsigned address_length) noexcept;
@@ -79,6 +83,12 @@ class Proactor {
   void cancel(std::uint64_t key, int error = -125 /* -ECANCELED */) noexcept;
   void cancel_fd(int fd, int error = -125) noexcept;
   void cancel_all() noexcept;
+
+  // Send now what fits without waiting: the bytes that are out, or -errno.  0 for what goes better
+  // through the ring: a small buffer, which costs less in a batch, and one that must wait behind
+  // another send on the descriptor.
+  std::int64_t send_now(int fd, const void* buffer, std::uint64_t length,
+                        std::uint32_t message_flags) noexcept;
 
   // -- The work of an operation that is ready.  -EAGAIN: somebody else took it; see again(). --
   std::int64_t receive(int fd, void* buffer, std::uint64_t size, int message_flags) noexcept;

@@ -75,7 +75,9 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int bind_thread(cbool force)
         cbool bound_here()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
-        int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags)
+        int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags,
+                           uint64_t done)
+        int64_t send_now(int fd, const void* buffer, uint64_t length, uint32_t flags)
         int64_t start_sendto(int fd, const void* buffer, uint64_t length, uint32_t flags,
                              const void* address, unsigned address_length)
         int64_t start_write(int fd, const void* buffer, uint64_t length)
@@ -171,3 +173,4 @@ cdef class Overlapped:
     cdef int _prep_receive(self, Kind kind, int fd, object size, int flags) except -1
     cdef Py_ssize_t _check_writable(self, object buf) except -1
     cdef int _hold(self, object buf) except -1
+    cdef int _unhold(self) except -1

@@ -325,7 +325,8 @@ cdef class Ring:
 
     def wake(self):
         """End the sleep of the thread in wait(); for any thread."""
-        self._proactor.wake()
+        if not self._proactor.forked():
+            self._proactor.wake()
 
     def settle(self, obj):
         """Cancel what is in flight on obj's descriptor, so that closing it closes the file."""
@@ -432,9 +433,8 @@ cdef class Overlapped:
         self.pending = False
         if self._abandoned:
             _kept_for_good.append(self)
-        elif self._viewing:
-            self._viewing = False
-            PyBuffer_Release(&self._view)
+        else:
+            self._unhold()
         self.future = self.obj = self.callback = None
         return 0
 
@@ -670,12 +670,28 @@ cdef class Overlapped:
         self._viewing = True
         return 0
 
+    cdef int _unhold(self) except -1:
+        if self._viewing:
+            self._viewing = False
+            PyBuffer_Release(&self._view)
+        return 0
+
     def prep_send(self, int fd, buf, unsigned flags):
         """Send all of buf; the result is its length.  The buffer is exported until then."""
+        cdef int64_t sent
         self._hold(buf)
         self._kind = Kind.kSend
         self._fd = fd
-        self._enter(self.ring._proactor.start_send(fd, self._view.buf, self._view.len, flags))
+        sent = self.ring._proactor.send_now(fd, self._view.buf, self._view.len, flags)
+        if sent < 0:
+            self.error = <int> -sent
+            self._unhold()
+        elif sent > 0 and sent == self._view.len:
+            self._result = sent
+            self._unhold()
+        else:
+            self._enter(self.ring._proactor.start_send(
+                fd, self._view.buf, self._view.len, flags, sent))
 
     def prep_write(self, int fd, buf):
         """Write all of buf to a pipe or a terminal; the result is its length."""

@@ -30,6 +30,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T9: Sending a file goes by what was really sent: a file that shrinks ends it, the file's position
 #     is right after an error, and a first error means that there is no native sendfile.
 # T10: TLS and plain connections are made on the transports of this file.
+# T11: A transport that closes with data still to send takes what its protocol has left to say until
+#     the last byte is out, as on the selector loop: TLS answers the peer's close_notify then.
 import collections
 import errno
 import inspect
@@ -119,6 +121,31 @@ class _ReadingMixin(_ClosingMixin):
         if fut is None and (self._read_fut is not None or self._at_eof):
             return
         super()._loop_reading(fut)
+
+
+class _WritingMixin(_ClosingMixin):
+    """Writing to a stream, on Linux."""
+
+    # stdlib: _ProactorBasePipeTransport.close
+    def close(self):
+        if self._closing:
+            return
+        flushing = bool(self._buffer) or self._write_fut is not None
+        super().close()
+        if flushing:
+            # differs[T11]: the stdlib counts the connection as lost from here on.
+            self._conn_lost -= 1
+
+    # stdlib: _ProactorBaseWritePipeTransport._loop_writing
+    def _loop_writing(self, f=None, data=None):
+        closing = self._closing and f is not None and f is self._write_fut
+        if closing and not self._buffer and not f.cancelled() and f.exception() is None:
+            # differs[T11]: what the protocol writes now goes into the buffer.
+            self._pending_write = 0
+            self._maybe_resume_protocol()
+        super()._loop_writing(f, data)
+        if closing and self._write_fut is None and not self._buffer:
+            self._conn_lost += 1
 
 
 # stdlib: _ProactorDatagramTransport
@@ -218,12 +245,14 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
 
 
 # stdlib: _ProactorDuplexPipeTransport
-class _ProactorDuplexPipeTransport(_ReadingMixin, proactor_events._ProactorDuplexPipeTransport):
+class _ProactorDuplexPipeTransport(_ReadingMixin, _WritingMixin,
+                                   proactor_events._ProactorDuplexPipeTransport):
     """Transport for duplex pipes."""
 
 
 # stdlib: _ProactorSocketTransport
-class _ProactorSocketTransport(_ReadingMixin, proactor_events._ProactorSocketTransport):
+class _ProactorSocketTransport(_ReadingMixin, _WritingMixin,
+                               proactor_events._ProactorSocketTransport):
     """Transport for connected sockets."""
 
 
@@ -235,8 +264,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     def _make_socket_transport(self, sock, protocol, waiter=None,
                                extra=None, server=None, **kwargs):
         # differs[T10]; from 3.15 on with context=.
-        return _ProactorSocketTransport(self, sock, protocol, waiter,
-                                        extra, server)
+        return self._adopt(sock, _ProactorSocketTransport(
+            self, sock, protocol, waiter, extra, server))
 
     # stdlib: BaseProactorEventLoop._make_ssl_transport
     def _make_ssl_transport(
@@ -251,38 +280,38 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             server_side, server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout)
-        _ProactorSocketTransport(self, rawsock, ssl_protocol,
-                                 extra=extra, server=server)
+        self._adopt(rawsock, _ProactorSocketTransport(
+            self, rawsock, ssl_protocol, extra=extra, server=server))
         return ssl_protocol._app_transport
 
     # stdlib: BaseProactorEventLoop._make_datagram_transport
     def _make_datagram_transport(self, sock, protocol,
                                  address=None, waiter=None, extra=None):
         # differs[T5]
-        return _ProactorDatagramTransport(self, sock, protocol, address,
-                                          waiter, extra)
+        return self._adopt(sock, _ProactorDatagramTransport(
+            self, sock, protocol, address, waiter, extra))
 
     # stdlib: BaseProactorEventLoop._make_duplex_pipe_transport
     def _make_duplex_pipe_transport(self, sock, protocol, waiter=None,
                                     extra=None):
-        return _ProactorDuplexPipeTransport(self,
-                                            sock, protocol, waiter, extra)
+        return self._adopt(sock, _ProactorDuplexPipeTransport(
+            self, sock, protocol, waiter, extra))
 
     # stdlib: BaseProactorEventLoop.sock_recv
     async def sock_recv(self, sock, n):
         # differs[T7], here and in the methods below.
         self._check_sock(sock)
-        return await self._sock_call(sock, select.POLLIN, sock.recv, n)
+        return await self._sock_call(sock, select.POLLIN, 'recv', n)
 
     # stdlib: BaseProactorEventLoop.sock_recv_into
     async def sock_recv_into(self, sock, buf):
         self._check_sock(sock)
-        return await self._sock_call(sock, select.POLLIN, sock.recv_into, buf)
+        return await self._sock_call(sock, select.POLLIN, 'recv_into', buf)
 
     # stdlib: BaseProactorEventLoop.sock_recvfrom
     async def sock_recvfrom(self, sock, bufsize):
         self._check_sock(sock)
-        return await self._sock_call(sock, select.POLLIN, sock.recvfrom, bufsize)
+        return await self._sock_call(sock, select.POLLIN, 'recvfrom', bufsize)
 
     # stdlib: BaseProactorEventLoop.sock_recvfrom_into
     async def sock_recvfrom_into(self, sock, buf, nbytes=0):
@@ -290,7 +319,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         if not nbytes:
             nbytes = len(buf)
 
-        return await self._sock_call(sock, select.POLLIN, sock.recvfrom_into, buf, nbytes)
+        return await self._sock_call(sock, select.POLLIN, 'recvfrom_into', buf, nbytes)
 
     # stdlib: BaseProactorEventLoop.sock_sendall
     async def sock_sendall(self, sock, data):
@@ -302,7 +331,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     # stdlib: BaseProactorEventLoop.sock_sendto
     async def sock_sendto(self, sock, data, address):
         self._check_sock(sock)
-        return await self._sock_call(sock, select.POLLOUT, sock.sendto, data, address)
+        return await self._sock_call(sock, select.POLLOUT, 'sendto', data, address)
 
     # stdlib: BaseProactorEventLoop.sock_connect
     async def sock_connect(self, sock, address):
@@ -327,7 +356,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     # stdlib: BaseProactorEventLoop.sock_accept
     async def sock_accept(self, sock):
         self._check_sock(sock)
-        conn, address = await self._sock_call(sock, select.POLLIN, sock.accept)
+        conn, address = await self._sock_call(sock, select.POLLIN, 'accept')
         conn.setblocking(False)
         return conn, address
 
@@ -378,6 +407,10 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                        ssl_handshake_timeout=None,
                        ssl_shutdown_timeout=None, **kwargs):
         # differs[T6]; from 3.15 on with context=.
+        if not isinstance(sock.fileno(), int):
+            # At once and to the caller, as the selector loop says it.
+            raise ValueError(f"Invalid file object: {sock!r}")
+
         def stopped():
             return self.is_closed() or sock.fileno() == -1 or (
                 sock in self._proactor._stopped_serving)
@@ -467,17 +500,26 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
     # -- ours: no counterpart in the stdlib's class --
 
+    def _adopt(self, sock, transport):
+        # Readers and writers of this descriptor are refused (_ensure_fd_no_transport).
+        self._transports[sock.fileno()] = transport
+        return transport
+
     def _check_sock(self, sock):
         # As the selector loop, before each operation on a user's socket.
         base_events._check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
-    async def _sock_call(self, sock, events, method, *args):
+    async def _sock_call(self, sock, events, name, *args):
         """Call a socket's method until it need not wait; the proactor waits for `events`."""
+        # A blocking socket must not block the loop: it is waited for first.
+        ready = sock.gettimeout() == 0
         while True:
-            try:
-                return method(*args)
-            except (BlockingIOError, InterruptedError):
-                pass
+            if ready:
+                try:
+                    return getattr(sock, name)(*args)
+                except (BlockingIOError, InterruptedError):
+                    pass
             await self._proactor._poll_socket(sock, events)
+            ready = True

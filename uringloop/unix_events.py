@@ -1,28 +1,68 @@
 """What asyncio/unix_events.py adds to the selector loop, as a base of ours.
 
-So far: Unix stream sockets.  The methods that do not touch the selector are the stdlib's own
-functions, borrowed as they are; the others are written anew.
+Signals, subprocesses, pipes and Unix stream sockets.  They stand on readers, writers and the
+self-pipe, which the loop has; so most of it is the stdlib's own function, borrowed as it is, and its
+pipe transports and child watchers run unmodified.
 
-Must not be in here: anything of io_uring; a loop class above this one has the proactor.
+Must not be in here: anything of io_uring.
 """
-
+# U1: The wake-up descriptor stays set when the last signal handler is removed: a loop that waits
+#     in io_uring_enter(2) needs it for Ctrl-C. A loop that closes gives it back (wakeup_fds).
+# U2: A loop that is closed in another thread leaves its signals' handlers where they are: only the
+#     main thread may change them.
 import os
-from asyncio import unix_events
+import sys
+import threading
+import signal
+import warnings
+from asyncio import events, unix_events
 from asyncio.log import logger
+from asyncio.unix_events import _UnixSelectorEventLoop
+
+from . import selector_events
 
 
 # stdlib: _UnixSelectorEventLoop
-class _UnixEventLoopMixin:
-    """Unix sockets for a loop that has sock_connect, _create_connection_transport and so on."""
+class _UnixEventLoopMixin(selector_events._ReadinessMixin):
+    """Unix's own for a loop with a self-pipe, sock_connect, _create_connection_transport, ..."""
 
     # stdlib: _UnixSelectorEventLoop.__init__
     def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._signal_handlers = {}
         # From 3.13 on: the inode of a listening socket's file, to know it again at clean-up.
         self._unix_server_sockets = {}
-        super().__init__(*args, **kwargs)
+        # From 3.14 on a loop has the watcher that the policy had before.
+        if not hasattr(events, 'get_child_watcher'):
+            self._watcher = (unix_events._PidfdChildWatcher() if unix_events.can_use_pidfd()
+                             else unix_events._ThreadedChildWatcher())
 
-    create_unix_connection = unix_events._UnixSelectorEventLoop.create_unix_connection
-    create_unix_server = unix_events._UnixSelectorEventLoop.create_unix_server
+    # stdlib: _UnixSelectorEventLoop.close
+    def close(self):
+        if not self.is_running() and not self.is_closed():
+            self._remove_signal_handlers()
+        super().close()
+
+    _process_self_data = _UnixSelectorEventLoop._process_self_data
+    add_signal_handler = _UnixSelectorEventLoop.add_signal_handler
+    _handle_signal = _UnixSelectorEventLoop._handle_signal
+
+    # stdlib: _UnixSelectorEventLoop.remove_signal_handler
+    def remove_signal_handler(self, sig):
+        removed = _UnixSelectorEventLoop.remove_signal_handler(self, sig)
+        if removed and not self._signal_handlers and self._csock is not None:
+            # differs[U1]
+            signal.set_wakeup_fd(self._csock.fileno())
+        return removed
+
+    _check_signal = _UnixSelectorEventLoop._check_signal
+    _make_read_pipe_transport = _UnixSelectorEventLoop._make_read_pipe_transport
+    _make_write_pipe_transport = _UnixSelectorEventLoop._make_write_pipe_transport
+    _make_subprocess_transport = _UnixSelectorEventLoop._make_subprocess_transport
+    if hasattr(_UnixSelectorEventLoop, '_child_watcher_callback'):
+        _child_watcher_callback = _UnixSelectorEventLoop._child_watcher_callback
+    create_unix_connection = _UnixSelectorEventLoop.create_unix_connection
+    create_unix_server = _UnixSelectorEventLoop.create_unix_server
 
     # stdlib: _UnixSelectorEventLoop._stop_serving
     def _stop_serving(self, sock):
@@ -40,3 +80,28 @@ class _UnixEventLoopMixin:
             except OSError as err:
                 logger.error('Unable to clean up listening UNIX socket '
                              '%r: %r', path, err)
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _loop_self_reading(self, f=None):
+        # The proactor loop throws away what it reads; here each byte is a signal's number.
+        data = None
+        if f is not None and not f.cancelled() and f.exception() is None:
+            data = f.result()
+        super()._loop_self_reading(f)
+        if data:
+            self._process_self_data(data)
+
+    def _remove_signal_handlers(self):
+        if sys.is_finalizing():
+            if self._signal_handlers:
+                warnings.warn(f"Closing the loop {self!r} "
+                              f"on interpreter shutdown "
+                              f"stage, skipping signal handlers removal",
+                              ResourceWarning,
+                              source=self)
+        elif threading.current_thread() is threading.main_thread():
+            for sig in list(self._signal_handlers):
+                self.remove_signal_handler(sig)
+        # differs[U2]
+        self._signal_handlers.clear()

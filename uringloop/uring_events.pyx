@@ -53,6 +53,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     for ever, and may read from the descriptor number's next owner.
 # D19: A nested run_forever() raises RuntimeError before anything is changed; on 3.13.0 its
 #     clean-up would undo the set-up of the run around it.
+# D20: Reading of the self-pipe starts with the run and not with the run's first callback: that would
+#     count as one of the user's (a slow callback's log, the order of the first tick).
 import math
 import select
 import socket
@@ -281,11 +283,20 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
 
     # stdlib: ProactorEventLoop.__init__
     def __init__(self, proactor=None):
-        if proactor is None:
+        # For __del__: nothing is open yet.
+        self._closed = True
+        made = proactor is None
+        if made:
             proactor = IouringProactor()
-        # differs[D15]
-        with wakeup_fds.making(self):
-            super().__init__(proactor)
+        try:
+            # differs[D15]
+            with wakeup_fds.making(self):
+                super().__init__(proactor)
+        except BaseException:
+            self._closed = True
+            if made:
+                proactor.close()
+            raise
 
     # The run's set-up and clean-up are one method in 3.12 and two hooks from 3.13 on.
     if hasattr(base_events.BaseEventLoop, '_run_forever_setup'):
@@ -293,7 +304,8 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
         def _run_forever_setup(self):
             assert self._self_reading_future is None
             self._proactor._bind_thread()
-            self.call_soon(self._loop_self_reading)
+            # differs[D20]
+            self._loop_self_reading()
             super()._run_forever_setup()
 
         # stdlib: ProactorEventLoop._run_forever_cleanup
@@ -315,14 +327,15 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             try:
                 assert self._self_reading_future is None
                 self._proactor._bind_thread()
-                self.call_soon(self._loop_self_reading)
+                # differs[D20]
+                self._loop_self_reading()
                 super().run_forever()
             finally:
                 self._stop_self_reading()
 
     # absent: ProactorEventLoop.create_pipe_connection: Windows named pipes
     # absent: ProactorEventLoop.start_serving_pipe: Windows named pipes
-    # absent: ProactorEventLoop._make_subprocess_transport: with the watchers of unix_events
+    # absent: ProactorEventLoop._make_subprocess_transport: unix_events has Unix's
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -796,7 +809,26 @@ cdef class IouringProactor:
         return future
 
 
-# absent: _WindowsSubprocessTransport: with the watchers of unix_events
+    def _poll_repeatedly(self, fd, events, on_ready):
+        """Call on_ready() in each tick in which `events` hold on fd, until it answers false.
+
+        Returns a future; cancelling it ends the calls.
+        """
+        self._check_closed()
+        self._ring.touch(fd)
+        ov = Overlapped(self._ring)
+        ov.prep_poll(fd, events)
+
+        def finish_poll(trans, key, ov):
+            ov.getresult()
+            if on_ready():
+                # Not done: queued again, and submitted after this tick's callbacks.
+                raise BlockingIOError
+
+        return self._register(ov, None, finish_poll)
+
+
+# absent: _WindowsSubprocessTransport: unix_events has Unix's
 # absent: SelectorEventLoop: the stdlib's
 # absent: WindowsSelectorEventLoopPolicy: the stdlib's selector loop has its own policy
 

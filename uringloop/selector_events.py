@@ -1,0 +1,134 @@
+"""Readiness of file descriptors; mirrors the readers and writers of asyncio/selector_events.py.
+
+A reader is a one-shot POLL_ADD on the ring that is queued again at each completion, after whose
+tick it is submitted: level-triggered, one callback a tick while the descriptor is ready, as on a
+selector.  (A multishot poll is edge-triggered.)
+
+What does not touch the selector is the stdlib's own function, borrowed as it is.
+
+Must not be in here: transports, and anything of io_uring but the proactor's `_poll_repeatedly`.
+"""
+# S1: The kernel refuses regular files and directories to epoll. A poll of them on the ring would
+#     be ready for ever; they are refused with the same PermissionError.
+# S2: A callback that is added again starts a new wait: its descriptor may have been closed and
+#     given to another file since.
+import errno
+import os
+import select
+import selectors
+import stat
+import weakref
+from asyncio import events
+from asyncio.selector_events import BaseSelectorEventLoop
+
+
+class _Key:
+    """One descriptor that is waited for, as selectors.SelectorKey."""
+
+    __slots__ = ('fileobj', 'fd', 'handles', 'waits')
+
+    def __init__(self, fileobj, fd):
+        self.fileobj = fileobj
+        self.fd = fd
+        self.handles = {}        # select.POLLIN, select.POLLOUT -> Handle
+        self.waits = {}          # the same -> future of the operation
+
+
+# stdlib: BaseSelectorEventLoop
+class _ReadinessMixin:
+    """Readers and writers for a loop that has a proactor."""
+
+    # stdlib: BaseSelectorEventLoop.__init__
+    def __init__(self, *args, **kwargs):
+        self._keys = {}
+        # Descriptor -> transport: those belong to nobody else.
+        self._transports = weakref.WeakValueDictionary()
+        super().__init__(*args, **kwargs)
+
+    _ensure_fd_no_transport = BaseSelectorEventLoop._ensure_fd_no_transport
+
+    # stdlib: BaseSelectorEventLoop._add_reader
+    def _add_reader(self, fd, callback, *args):
+        return self._add_wait(fd, select.POLLIN, callback, args)
+
+    # stdlib: BaseSelectorEventLoop._remove_reader
+    def _remove_reader(self, fd):
+        return self._remove_wait(fd, select.POLLIN)
+
+    # stdlib: BaseSelectorEventLoop._add_writer
+    def _add_writer(self, fd, callback, *args):
+        return self._add_wait(fd, select.POLLOUT, callback, args)
+
+    # stdlib: BaseSelectorEventLoop._remove_writer
+    def _remove_writer(self, fd):
+        return self._remove_wait(fd, select.POLLOUT)
+
+    add_reader = BaseSelectorEventLoop.add_reader
+    remove_reader = BaseSelectorEventLoop.remove_reader
+    add_writer = BaseSelectorEventLoop.add_writer
+    remove_writer = BaseSelectorEventLoop.remove_writer
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _find_key(self, fileobj):
+        # A closed object has lost its number, and is found by itself.
+        try:
+            return self._keys.get(selectors._fileobj_to_fd(fileobj))
+        except ValueError:
+            for key in self._keys.values():
+                if key.fileobj is fileobj:
+                    return key
+            raise
+
+    def _add_wait(self, fileobj, event, callback, args):
+        self._check_closed()
+        handle = events.Handle(callback, args, self, None)
+        key = self._find_key(fileobj)
+        if key is None:
+            fd = selectors._fileobj_to_fd(fileobj)
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                # differs[S1]
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            key = _Key(fileobj, fd)
+        self._end_wait(key, event)
+        # differs[S2]
+        key.waits[event] = self._proactor._poll_repeatedly(
+            key.fd, event, lambda: self._ready_callback(key, event))
+        key.handles[event] = handle
+        self._keys[key.fd] = key
+        return handle
+
+    def _ready_callback(self, key, event):
+        """Have the callback called in this tick; false when nobody waits any more."""
+        handle = key.handles.get(event)
+        if handle is None:
+            return False
+        if handle._cancelled:
+            self._remove_wait(key.fd, event)
+            return False
+        self._add_callback(handle)
+        return True
+
+    def _end_wait(self, key, event):
+        wait = key.waits.pop(event, None)
+        if wait is not None:
+            wait.cancel()
+        handle = key.handles.pop(event, None)
+        if handle is not None:
+            handle.cancel()
+        return handle is not None
+
+    def _remove_wait(self, fileobj, event):
+        if self.is_closed():
+            return False
+        try:
+            key = self._find_key(fileobj)
+        except ValueError:
+            key = None
+        if key is None:
+            return False
+        removed = self._end_wait(key, event)
+        if not key.handles:
+            del self._keys[key.fd]
+        return removed
