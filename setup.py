@@ -1,0 +1,206 @@
+"""Build the extension modules; everything that is not a build step stands in pyproject.toml.
+
+Two kinds of source, compiled apart, because they obey different rules:
+
+* `cpp/*.cpp` is written by hand: with `URINGLOOP_WERROR=1` every warning in it is an error.
+* the C++ that Cython generates from `uringloop/*.pyx` is nobody's to tidy: it gets no warning flags.
+
+So the core is compiled to objects first, and the objects are linked into `uringloop._overlapped`, the
+one module that touches `cpp/`. Objects and generated sources lie under `build/`, a directory for each
+Python, so that several Pythons can build the same checkout in place, one beside the other.
+
+Environment:
+
+    URINGLOOP_WERROR=1                     -Wall -Wextra -Werror for cpp/
+    URINGLOOP_SANITIZE=address,undefined   everything with these sanitizers
+    CXX, CXXFLAGS, LDFLAGS                 as every build takes them
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import textwrap
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+LINKS_CORE = "uringloop._overlapped"
+LIBURING_MINIMUM = "2.3"  # Debian 12's
+
+DIRECTIVES = {
+    "language_level": "3",
+    # Signatures come from binding=True, as inspect.signature wants them: a second copy in the
+    # docstring would only stand in the way of side-by-side reading.
+    "embedsignature": False,
+    "binding": True,
+}
+
+
+class MissingRequirement(SystemExit):
+    """A build requirement is not there; printed as its one paragraph, without a traceback."""
+
+    def __init__(self, what, package):
+        text = (
+            f"uringloop can't be built: {what}. On Debian and Ubuntu `apt install {package}` brings it; "
+            "everything that the build needs is brought by "
+            "`apt install g++ liburing-dev pkg-config`, and Python's own headers."
+        )
+        super().__init__("\n" + textwrap.fill(text, 96, break_long_words=False, break_on_hyphens=False) + "\n")
+
+
+def cxx_command():
+    """Return the C++ compiler as a list: $CXX, or the one that built this Python, or g++."""
+    for command in (os.environ.get("CXX"), sysconfig.get_config_var("CXX"), "g++"):
+        words = shlex.split(command or "")
+        # A Python from elsewhere may name a compiler that only its builder had.
+        if words and (shutil.which(words[0]) or command == os.environ.get("CXX")):
+            return words
+    return ["g++"]
+
+
+def pkg_config(*arguments):
+    command = os.environ.get("PKG_CONFIG", "pkg-config")
+    if shutil.which(command) is None:
+        raise MissingRequirement(f"there is no `{command}`, which finds liburing", "pkg-config")
+    return subprocess.run([command, *arguments], capture_output=True, text=True)
+
+
+def liburing(what):
+    """Return pkg-config's flags of liburing as a list; `what` is --cflags or --libs."""
+    return shlex.split(pkg_config(what, "liburing").stdout)
+
+
+def check_requirements():
+    """Raise MissingRequirement for the first thing that the compiler would stumble over."""
+    if not sys.platform.startswith("linux"):
+        raise SystemExit("\nuringloop can't be built: io_uring exists on Linux only.\n")
+    compiler = cxx_command()
+    if shutil.which(compiler[0]) is None:
+        raise MissingRequirement(f"there is no C++ compiler (looked for `{compiler[0]}`)", "g++")
+    if pkg_config("--exists", "liburing").returncode != 0:
+        raise MissingRequirement("pkg-config finds no liburing with its headers", "liburing-dev")
+    if pkg_config(f"--atleast-version={LIBURING_MINIMUM}", "liburing").returncode != 0:
+        found = pkg_config("--modversion", "liburing").stdout.strip()
+        raise MissingRequirement(f"liburing {LIBURING_MINIMUM} or newer is needed, found {found}", "liburing-dev")
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").exists():
+        version = "python{}.{}".format(*sys.version_info)
+        raise MissingRequirement(
+            f"the headers of {version} are missing ({headers / 'Python.h'})", f"{version}-dev"
+        )
+
+
+class BuildExt(build_ext):
+    """Cythonize, compile cpp/ once with its own flags, then build the extensions as usual."""
+
+    def run(self):
+        check_requirements()
+        self.prepare()
+        super().run()
+
+    def prepare(self):
+        from Cython.Build import cythonize  # here: an sdist and the metadata need no Cython
+
+        base = Path(self.get_finalized_command("build").build_base)
+        self.work = base / sys.implementation.cache_tag
+        # The abiflags keep a debug or free-threaded build apart from the usual one of that version.
+        self.work = self.work.with_name(self.work.name + getattr(sys, "abiflags", ""))
+        self.work.mkdir(parents=True, exist_ok=True)
+
+        sanitize = os.environ.get("URINGLOOP_SANITIZE", "")
+        werror = os.environ.get("URINGLOOP_WERROR", "") not in ("", "0")
+        self.both = ["-std=c++17", "-O2", "-fvisibility=hidden"]
+        self.core = ["-Wall", "-Wextra", "-Werror"] if werror else []
+        self.link = []
+        if sanitize:
+            self.both += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+            self.both += ["-g", "-UNDEBUG"]  # asserts as well
+            self.link += [f"-fsanitize={sanitize}"]
+
+        # What was built with other flags is not up to date, whatever its time says. Two notes, because
+        # pip gives every build a build_temp of its own, and the core's objects outlive it.
+        self.flags = "\n".join([*cxx_command(), *self.both, *self.core, os.environ.get("CXXFLAGS", "")])
+        self.core_note = self.work / "flags"
+        self.temp_note = Path(self.build_temp) / "flags"
+        self.core_is_stale = bool(self.force) or not self.is_noted(self.core_note)
+        if not self.is_noted(self.temp_note):
+            self.force = True
+
+        for extension in self.extensions:
+            extension.extra_compile_args += self.both + liburing("--cflags")
+            extension.extra_link_args += self.link
+        modules = cythonize(
+            self.extensions,
+            build_dir=str(self.work / "cython"),
+            compiler_directives=DIRECTIVES,
+            quiet=not self.verbose,
+        )
+        # cythonize returns copies, which lack what setuptools put on the originals.
+        for original, made in zip(sorted(self.extensions, key=lambda e: e.name), sorted(modules, key=lambda e: e.name)):
+            original.sources = made.sources
+            original.depends = sorted({*original.depends, *made.depends})
+
+    def is_noted(self, note):
+        return note.exists() and note.read_text() == self.flags
+
+    def build_extensions(self):
+        # Older setuptools compile C++ with the C compiler's command, which needs not be g++'s sibling.
+        compiler = cxx_command()
+        self.compiler.set_executables(
+            compiler_so=[*compiler, *self.compiler.compiler_so[1:]],
+            compiler_so_cxx=[*compiler, *getattr(self.compiler, "compiler_so_cxx", self.compiler.compiler_so)[1:]],
+        )
+        # No note while objects of both kinds may lie side by side: an interrupted build starts anew.
+        for note in (self.core_note, self.temp_note):
+            note.unlink(missing_ok=True)
+        objects = self.build_core()
+        for extension in self.extensions:
+            if extension.name == LINKS_CORE:
+                extension.extra_objects += objects
+                extension.extra_link_args += liburing("--libs")
+                extension.depends += objects
+        super().build_extensions()
+        for note in (self.core_note, self.temp_note):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(self.flags)
+
+    def build_core(self):
+        """Compile each cpp/*.cpp that is older than itself or any header; return the objects."""
+        sources = sorted(Path("cpp").glob("*.cpp"))
+        newest_header = max((h.stat().st_mtime for h in Path("cpp").glob("*.hpp")), default=0)
+        objects = []
+        for source in sources:
+            target = self.work / source.with_suffix(".o")
+            newest = max(source.stat().st_mtime, newest_header)
+            if self.core_is_stale or not target.exists() or target.stat().st_mtime < newest:
+                self.compiler.compile(
+                    [str(source)],
+                    output_dir=str(self.work),
+                    include_dirs=["cpp"],
+                    extra_postargs=self.both + self.core + liburing("--cflags"),
+                )
+            objects.append(str(target))
+        return objects
+
+
+def extensions():
+    headers = sorted(str(path) for path in Path("cpp").glob("*.hpp"))
+    return [
+        Extension(
+            f"uringloop.{path.stem}",
+            [str(path)],
+            language="c++",
+            include_dirs=["cpp"],
+            depends=headers,
+        )
+        for path in sorted(Path("uringloop").glob("*.pyx"))
+    ]
+
+
+os.chdir(ROOT)
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
