@@ -34,7 +34,7 @@ __all__ = (
 def new_event_loop():
     """Return a new event loop on io_uring.
 
-    For asyncio.run(..., loop_factory=...) (from 3.13 on) and asyncio.Runner(loop_factory=...).
+    For asyncio.run(..., loop_factory=...) and asyncio.Runner(loop_factory=...).
     Raises IouringUnavailableError where io_uring can't be had.
 
     Source: asyncio.new_event_loop.

@@ -1,0 +1,411 @@
+"""Where no ring can be had: each cause is told by its own text, and the real ones are told as well.
+
+The first half hands `explain` a made-up /proc; the second has the running kernel refuse a ring.
+Those run in a process of their own: a seccomp filter stays for good, and limits hit everything in a process.
+"""
+
+import errno
+import os
+import pathlib
+import pickle
+import resource
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import uringloop
+from uringloop.unavailable import IouringUnavailableError, explain
+
+NO_CAPS = "0000000000000000"
+ALL_CAPS = "000001ffffffffff"
+
+
+@pytest.fixture
+def make_proc(tmp_path):
+    def make(*, seccomp=0, caps=NO_CAPS, gid=1000, groups="27 1000", disabled=0, group=-1, file_max=None):
+        (tmp_path / "self").mkdir()
+        (tmp_path / "self/status").write_text(
+            "Name:\tpython3\nUmask:\t0022\n"
+            f"Gid:\t{gid}\t{gid}\t{gid}\t{gid}\nGroups:\t{groups} \n"
+            f"CapPrm:\t{ALL_CAPS}\nCapEff:\t{caps}\n"
+            f"NoNewPrivs:\t0\nSeccomp:\t{seccomp}\nSeccomp_filters:\t{seccomp // 2}\n"
+        )
+        (tmp_path / "sys/kernel").mkdir(parents=True)
+        if disabled is not None:  # a kernel before 6.6 has neither
+            (tmp_path / "sys/kernel/io_uring_disabled").write_text(f"{disabled}\n")
+            (tmp_path / "sys/kernel/io_uring_group").write_text(f"{group}\n")
+        if file_max is not None:
+            (tmp_path / "sys/fs").mkdir(parents=True)
+            (tmp_path / "sys/fs/file-max").write_text(f"{file_max}\n")
+        return str(tmp_path)
+
+    return make
+
+
+def limits(**values):
+    def getrlimit(which):
+        for name, value in values.items():
+            if which == getattr(resource, "RLIMIT_" + name):
+                return value, resource.RLIM_INFINITY
+        return resource.RLIM_INFINITY, resource.RLIM_INFINITY
+
+    return getrlimit
+
+
+def test_explain_returns_an_oserror_with_the_errno(make_proc):
+    error = explain(errno.EPERM, stage="io_uring_register", proc=make_proc(seccomp=2))
+    assert type(error) is IouringUnavailableError
+    assert isinstance(error, OSError)
+    assert error.errno == errno.EPERM
+    assert "io_uring_register failed (EPERM)" in str(error)
+
+
+def test_error_survives_pickling(make_proc):
+    error = pickle.loads(pickle.dumps(explain(errno.EPERM, proc=make_proc(seccomp=2))))
+    assert type(error) is IouringUnavailableError
+    assert (error.errno, error.cause) == (errno.EPERM, "seccomp")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENOSYS], ids=errno.errorcode.get)
+def test_explain_seccomp(make_proc, number):
+    error = explain(number, proc=make_proc(seccomp=2), release="6.1.0-28-amd64")
+    assert error.cause == "seccomp"
+    assert error.errno == number
+    for word in ("seccomp", "Docker", "containerd", "--security-opt", "io_uring_setup"):
+        assert word in str(error)
+    assert "kernel.io_uring_disabled" not in str(error)
+
+
+def test_explain_seccomp_before_linux_6_6(make_proc):
+    assert explain(errno.EPERM, proc=make_proc(seccomp=2, disabled=None)).cause == "seccomp"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES], ids=errno.errorcode.get)
+def test_explain_disabled_2(make_proc, number):
+    error = explain(number, proc=make_proc(disabled=2, caps=ALL_CAPS))
+    assert error.cause == "sysctl"
+    assert "kernel.io_uring_disabled is 2" in str(error)
+    assert "sysctl kernel.io_uring_disabled=0" in str(error)
+    assert "seccomp" not in str(error)
+    assert "kernel.io_uring_group" not in str(error)
+
+
+def test_explain_disabled_1_without_group(make_proc):
+    error = explain(errno.EPERM, proc=make_proc(disabled=1))
+    assert error.cause == "sysctl"
+    assert "kernel.io_uring_disabled is 1" in str(error)
+    assert "kernel.io_uring_group names no group" in str(error)
+    assert "sysctl kernel.io_uring_group=GID" in str(error)
+
+
+def test_explain_disabled_1_and_not_in_the_group(make_proc):
+    error = explain(errno.EPERM, proc=make_proc(disabled=1, group=4711))
+    assert error.cause == "sysctl"
+    assert "kernel.io_uring_group is 4711 and this process is not in that group" in str(error)
+
+
+def test_explain_disabled_and_seccomp_names_both(make_proc):
+    error = explain(errno.EPERM, proc=make_proc(disabled=2, seccomp=2))
+    assert error.cause == "sysctl"
+    assert "kernel.io_uring_disabled is 2" in str(error)
+    assert "seccomp filter is active as well" in str(error)
+
+
+@pytest.mark.parametrize("who", [{"caps": ALL_CAPS}, {"gid": 4711}, {"groups": "27 4711"}], ids=str)
+def test_explain_disabled_1_does_not_hide_seccomp_from_those_allowed(make_proc, who):
+    error = explain(errno.EPERM, proc=make_proc(disabled=1, group=4711, seccomp=2, **who))
+    assert error.cause == "seccomp"
+    assert "kernel.io_uring_disabled" not in str(error)
+
+
+def test_explain_disabled_1_in_a_user_namespace(make_proc):
+    error = explain(errno.EPERM, proc=make_proc(disabled=1, caps=ALL_CAPS))
+    assert error.cause == "sysctl"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES], ids=errno.errorcode.get)
+def test_explain_refused_by_neither(make_proc, number):
+    error = explain(number, proc=make_proc())
+    assert error.cause == "security-module"
+    assert "SELinux" in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS], ids=errno.errorcode.get)
+@pytest.mark.parametrize("release", ["5.18.19", "5.4.0-150-generic", "4.19.0", "5.18-rc1"])
+def test_explain_old_kernel(make_proc, number, release):
+    error = explain(number, proc=make_proc(), release=release)
+    assert error.cause == "kernel"
+    assert "too old" in str(error)
+    assert f"Linux 5.19 or newer is needed, found {release}." in str(error)
+
+
+@pytest.mark.parametrize("release", ["5.19.0", "5.19", "6.1.0-28-amd64", "10.0.1", "nonsense"])
+@pytest.mark.parametrize(
+    "number, words",
+    [(errno.ENOSYS, "CONFIG_IO_URING"), (errno.EINVAL, "oldest set of flags")],
+    ids=["ENOSYS", "EINVAL"],
+)
+def test_explain_new_kernel_without_io_uring(make_proc, number, words, release):
+    error = explain(number, proc=make_proc(), release=release)
+    assert error.cause == "kernel"
+    assert "too old" not in str(error)
+    assert words in str(error)
+    assert "5.19" in str(error) and release in str(error)
+
+
+def test_explain_kernel_reads_the_running_one(make_proc):
+    assert os.uname().release in str(explain(errno.EINVAL, proc=make_proc()))
+
+
+def test_explain_memlock_says_needed_and_allowed(make_proc):
+    error = explain(errno.ENOMEM, memory_needed=69632, proc=make_proc(), getrlimit=limits(MEMLOCK=65536))
+    assert error.cause == "memlock"
+    assert "one ring needs 69632 bytes" in str(error)
+    assert "RLIMIT_MEMLOCK allows 65536 bytes" in str(error)
+    assert "ulimit -l" in str(error)
+
+
+def test_explain_memlock_without_an_amount(make_proc):
+    error = explain(errno.ENOMEM, proc=make_proc(), getrlimit=limits(MEMLOCK=0))
+    assert error.cause == "memlock"
+    assert "RLIMIT_MEMLOCK allows 0 bytes" in str(error)
+    assert "None" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "caps, memlock", [(ALL_CAPS, 65536), (NO_CAPS, resource.RLIM_INFINITY)], ids=["privileged", "unlimited"]
+)
+def test_explain_no_memory_where_memlock_does_not_count(make_proc, caps, memlock):
+    error = explain(errno.ENOMEM, memory_needed=69632, proc=make_proc(caps=caps), getrlimit=limits(MEMLOCK=memlock))
+    assert error.cause == "memory"
+    assert "cgroup" in str(error)
+
+
+def test_explain_files_of_the_process(make_proc):
+    error = explain(errno.EMFILE, proc=make_proc(), getrlimit=limits(NOFILE=1024))
+    assert error.cause == "files"
+    assert "RLIMIT_NOFILE is 1024" in str(error)
+    assert "ulimit -n" in str(error)
+    assert "fs.file-max" not in str(error)
+
+
+def test_explain_files_of_the_system(make_proc):
+    error = explain(errno.ENFILE, proc=make_proc(file_max=9223))
+    assert error.cause == "system-files"
+    assert "fs.file-max is 9223" in str(error)
+    assert "RLIMIT_NOFILE" not in str(error)
+
+
+def test_explain_unknown_errno(make_proc):
+    error = explain(errno.EIO, proc=make_proc())
+    assert (error.cause, error.errno) == ("unknown", errno.EIO)
+    assert "EIO" in str(error)
+
+
+def test_each_cause_has_its_own_text(tmp_path, make_proc):
+    made = [
+        explain(errno.EPERM, proc=make_proc(seccomp=2, disabled=1, group=7, groups="7")),
+        explain(errno.EPERM, proc=str(tmp_path / "none")),
+        explain(errno.EINVAL, release="5.10"),
+        explain(errno.EINVAL, release="6.1"),
+        explain(errno.ENOMEM, proc="/none", getrlimit=limits(MEMLOCK=1)),
+        explain(errno.ENOMEM, proc="/none", getrlimit=limits()),
+        explain(errno.EMFILE),
+        explain(errno.ENFILE),
+        explain(errno.EIO),
+    ]
+    assert len({str(error).partition("): ")[2] for error in made}) == len(made)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.ENOMEM, errno.EMFILE, errno.ENFILE, 9999],
+    ids=lambda number: errno.errorcode.get(number, str(number)),
+)
+def test_explain_without_proc(number):
+    def getrlimit(which):
+        raise OSError(errno.EPERM, "no")
+
+    error = explain(number, proc="/nowhere", getrlimit=getrlimit)
+    assert error.errno == number
+    assert "None" not in str(error)
+
+
+def test_explain_with_garbage_in_proc(tmp_path):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/status").write_bytes(b"Seccomp\n\xff\xfe:\nCapEff:\tzz\nGid:\n:\n")
+    (tmp_path / "sys/kernel").mkdir(parents=True)
+    (tmp_path / "sys/kernel/io_uring_disabled").write_text("many\n")
+    assert explain(errno.EPERM, proc=str(tmp_path)).cause == "security-module"
+    assert explain(errno.ENOMEM, proc=str(tmp_path), getrlimit=limits(MEMLOCK=1)).cause == "memlock"
+
+
+# The running kernel refuses.
+
+# What a child does about its error: print it, one field a line, for the parent to look at.
+REPORT = """
+import sys, uringloop
+
+def report():
+    try:
+        loop = uringloop.new_event_loop()
+    except uringloop.IouringUnavailableError as error:
+        print("errno", error.errno)
+        print("cause", error.cause)
+        print("text", error)
+    else:
+        loop.close()
+        print("cause none")
+"""
+
+
+def run_child(body):
+    # With every ResourceWarning told: what was set up before the refusal must have been closed.
+    child = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", REPORT + textwrap.dedent(body)],
+        cwd=pathlib.Path(uringloop.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stderr == ""
+    return dict(line.split(" ", 1) for line in child.stdout.splitlines())
+
+
+# seccomp_data.nr is its first word; the three numbers are the same on every architecture but alpha.
+INSTALL_FILTER = """
+import ctypes, struct
+LD_NR, JGE, JGT, RET = 0x20, 0x35, 0x25, 0x06
+def bpf(code, jt, jf, k):
+    return struct.pack("=HBBI", code, jt, jf, k)
+program = (
+    bpf(LD_NR, 0, 0, 0)
+    + bpf(JGE, 0, 2, 425)                   # io_uring_setup
+    + bpf(JGT, 1, 0, 427)                   # io_uring_register
+    + bpf(RET, 0, 0, 0x00050000 | {errno})  # SECCOMP_RET_ERRNO
+    + bpf(RET, 0, 0, 0x7fff0000)            # SECCOMP_RET_ALLOW
+)
+code = ctypes.create_string_buffer(program, len(program))
+class Filter(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl.argtypes = [ctypes.c_int] + 4 * [ctypes.c_ulong]
+fprog = Filter(len(program) // 8, ctypes.addressof(code))
+assert libc.prctl(38, 1, 0, 0, 0) == 0, ctypes.get_errno()  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.addressof(fprog), 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP
+"""
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
+def test_new_event_loop_under_a_seccomp_filter(number):
+    told = run_child(INSTALL_FILTER.format(errno=number) + "report()")
+    assert told["cause"] == "seccomp"
+    assert told["errno"] == str(number)
+    assert "seccomp filter refuses it" in told["text"]
+    assert "Docker" in told["text"]
+
+
+def test_the_filter_refuses_io_uring_only():
+    # The pair of the test above: the same child without a filter gets its loop.
+    assert run_child("report()") == {"cause": "none"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="wants root, to become an ordinary user with a limit of its own")
+def test_new_event_loop_without_memlock():
+    # After the import: an ordinary user may be unable to read where the package lies.
+    told = run_child(
+        """
+        import os, resource
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        report()
+        """
+    )
+    if told["cause"] == "none":
+        pytest.skip("this kernel does not count rings against RLIMIT_MEMLOCK")
+    assert told["cause"] == "memlock"
+    assert told["errno"] == str(errno.ENOMEM)
+    assert "RLIMIT_MEMLOCK allows 0 bytes" in told["text"]
+    needed = told["text"].partition("one ring needs ")[2].partition(" bytes")[0]
+    assert int(needed) > 0
+
+
+def test_new_event_loop_without_files():
+    # Everything that the process may still open is opened, then one more file is asked for.
+    told = run_child(
+        """
+        import os, resource
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, limit[1]))
+        held = []
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        report()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        for fd in held:
+            os.close(fd)
+        """
+    )
+    assert told["cause"] == "files"
+    assert told["errno"] == str(errno.EMFILE)
+    assert "RLIMIT_NOFILE is 64" in told["text"]
+
+
+@pytest.mark.parametrize("free", [1, 2, 3, 4])
+def test_new_event_loop_with_too_few_files_leaks_none(free):
+    # A loop needs a ring and wake-up descriptors: wherever the limit hits, what was opened is closed again.
+    told = run_child(
+        f"""
+        import os, resource
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, limit[1]))
+        held = []
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        for fd in held[-{free}:]:
+            os.close(fd)
+        del held[-{free}:]
+        def count_free():
+            got = []
+            try:
+                while True:
+                    got.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                pass
+            for fd in got:
+                os.close(fd)
+            return len(got)
+        before = count_free()
+        try:
+            loop = uringloop.new_event_loop()
+        except OSError as error:
+            print("errno", error.errno)
+            del error
+        else:
+            print("errno none")
+            loop.close()
+        print("leaked", before - count_free())
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        for fd in held:
+            os.close(fd)
+        """
+    )
+    assert told["errno"] in ("none", str(errno.EMFILE))
+    assert told["leaked"] == "0"
+
+
+def test_unavailable_imports_nothing_late():
+    # With EMFILE no module can be opened any more.
+    source = pathlib.Path(sys.modules["uringloop.unavailable"].__file__).read_text()
+    assert not [line for line in source.splitlines() if line.startswith(" ") and line.lstrip().startswith("import ")]
