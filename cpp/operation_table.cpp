@@ -52,7 +52,8 @@ Operation* OperationTable::allocate(Kind kind, int fd) noexcept {
   }
   Operation* operation = pop(&free_);
   const std::uint32_t slot = operation->slot;
-  std::uint32_t generation = operation->generation + 1;
+  // 31 bits: a key is handed out as an int64, where below 0 is an error.
+  std::uint32_t generation = (operation->generation + 1) & 0x7fffffff;
   if (generation == 0) generation = 1;
   *operation = Operation{};
   operation->slot = slot;

@@ -152,7 +152,10 @@ void Ring::abandon() noexcept {
 
 io_uring_sqe* Ring::get_sqe() noexcept {
   if (sq_next_ - load_acquire(sq_head_) >= sq_entries_) return nullptr;
-  return &sqes_[sq_next_++ & sq_mask_];
+  io_uring_sqe* sqe = &sqes_[sq_next_++ & sq_mask_];
+  // Since liburing 2.6 its prep functions count on io_uring_get_sqe() to have cleared the rest.
+  memset(sqe, 0, sizeof(*sqe));
+  return sqe;
 }
 
 unsigned Ring::submissions_pending() const noexcept { return sq_next_ - load_acquire(sq_head_); }

@@ -78,7 +78,8 @@ def _side_by_side(arguments):
         print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
         return 1
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    # By lines: without a buffer (python -u), Python drops the rest of a write cut short.
+    sys.stdout.writelines(text.encode(encoding, "replace").decode(encoding).splitlines(True))
     return 0
 
 

@@ -362,6 +362,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
     # stdlib: BaseProactorEventLoop._sock_sendfile_native
     async def _sock_sendfile_native(self, sock, file, offset, count):
+        if not hasattr(os, 'sendfile'):
+            raise exceptions.SendfileNotAvailableError("os.sendfile() is not available")
         try:
             fileno = file.fileno()
         except (AttributeError, io.UnsupportedOperation):

@@ -1,0 +1,170 @@
+"""What of this package mirrors what of the standard library, as data.
+
+The mirror test holds our sources to this table, and `python -m uringloop side-by-side` prints it.
+It owns the names, the absences and the changed parameters, each with its reason; the reasons of
+differences inside a body stand in the numbered list at the head of each source. No name here is
+bound to a version of Python: what the installed `asyncio` has is what counts.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModulePair:
+    """Two source files; whole: ours has every class and method, in the same order."""
+
+    stdlib: str
+    ours: str
+    whole: bool
+
+
+MODULES = (
+    ModulePair("asyncio/windows_events.py", "uring_events.pyx", whole=True),
+    ModulePair("asyncio/proactor_events.py", "stdlib_transports.py", whole=False),
+    ModulePair("asyncio/unix_events.py", "unix_events.py", whole=False),
+)
+
+# Where `# stdlib: Class.method` is looked for besides its own pair: what the loop inherits.
+INHERITED = ("base_events", "selector_events", "events", "futures", "transports")
+
+# Two names of the stdlib for one of ours: the underscored one came with the end of policies.
+CLASSES = {
+    "ProactorEventLoop": "IouringProactorEventLoop",
+    "IocpProactor": "IouringProactor",
+    "WindowsProactorEventLoopPolicy": "IouringProactorEventLoopPolicy",
+    "_WindowsProactorEventLoopPolicy": "IouringProactorEventLoopPolicy",
+    "_UnixSelectorEventLoop": "_UnixEventLoopMixin",
+}
+
+ATTRIBUTES = {
+    "_iocp": "_ring",
+    "_register_with_iocp": "_register_with_ring",
+}
+
+# Classes that a function makes at first use, since their base warns, or is gone: the function
+# stands in their place.
+LAZY = {
+    "IouringProactorEventLoopPolicy": "_make_policy",
+}
+
+_NAMED_PIPES = "Windows named pipes; unix sockets take their place"
+_ERRNO = "errors are errno's"
+_SELECTOR = "asyncio's own selector loop is there for that"
+_NO_EVENT = "a wait's own final completion tells its end"
+_WAIT = "a wait is a poll on the ring, and cancelled as any operation is"
+_SUBPROCESS = "subprocesses are as in asyncio/unix_events.py, not as on Windows"
+
+ABSENT = {
+    "NULL": "an operation is made for a ring",
+    "ERROR_CONNECTION_REFUSED": _ERRNO,
+    "ERROR_CONNECTION_ABORTED": _ERRNO,
+    "CONNECT_PIPE_INIT_DELAY": _NAMED_PIPES,
+    "CONNECT_PIPE_MAX_DELAY": _NAMED_PIPES,
+    "PipeServer": _NAMED_PIPES,
+    "_WindowsSelectorEventLoop": _SELECTOR,
+    "ProactorEventLoop.create_pipe_connection": _NAMED_PIPES,
+    "ProactorEventLoop.start_serving_pipe": _NAMED_PIPES,
+    "ProactorEventLoop._make_subprocess_transport": _SUBPROCESS,
+    "IocpProactor.accept_pipe": _NAMED_PIPES,
+    "IocpProactor.connect_pipe": _NAMED_PIPES,
+    "IocpProactor._get_accept_socket": "the kernel makes the accepted socket",
+    "_WindowsSubprocessTransport": _SUBPROCESS,
+    "SelectorEventLoop": _SELECTOR,
+    "WindowsSelectorEventLoopPolicy": _SELECTOR,
+    "_WindowsSelectorEventLoopPolicy": _SELECTOR,
+    "DefaultEventLoopPolicy": "asyncio's own is not replaced",
+    "EventLoop": "asyncio's own is not replaced",
+}
+
+# Our parameters where they are others than the stdlib's.
+CHANGED = {
+    "IocpProactor.__init__": (
+        "self, rung=None",
+        "a ring is entered by one thread, so there is no concurrency to set; what can be chosen is"
+        " the rung of the set-up ladder",
+    ),
+    "IocpProactor.recvfrom_into": (
+        "self, conn, buf, nbytes=0, flags=0",
+        "BaseProactorEventLoop.sock_recvfrom_into passes nbytes third, where IocpProactor's has"
+        " flags: a length would be taken for flags",
+    ),
+    "_UnixSelectorEventLoop.__init__": (
+        "self, *args, **kwargs",
+        "ours is a base beside the proactor loop, whose arguments it hands on",
+    ),
+}
+
+# Ours takes **kwargs, for what a later Python adds with a default (3.15: context=).
+LATER_PARAMETERS = (
+    "_ProactorDatagramTransport.__init__",
+    "BaseProactorEventLoop._make_socket_transport",
+    "BaseProactorEventLoop._make_ssl_transport",
+    "BaseProactorEventLoop._start_serving",
+)
+
+# Ours has them always, or under a condition; an installed asyncio may have them or not.
+SOME_PYTHONS = {
+    "ProactorEventLoop.run_forever": "until 3.12",
+    "ProactorEventLoop._run_forever_setup": "from 3.13 on",
+    "ProactorEventLoop._run_forever_cleanup": "from 3.13 on",
+    "IocpProactor._finish_recvfrom": "from 3.13 on",
+    "_UnixSelectorEventLoop._stop_serving": "from 3.13 on",
+}
+
+# Hooks of Cython, which no Python class has, and of the import system.
+HOOKS = ("__cinit__", "__dealloc__", "__getattr__")
+
+# Modules/overlapped.c of CPython and _overlapped.pyx: names only, C sources are not installed.
+C_SOURCE = "Modules/overlapped.c"
+C_OURS = "_overlapped.pyx"
+C_NAMES = {
+    "CreateIoCompletionPort": "Ring",
+    "GetQueuedCompletionStatus": "Ring.wait",
+    "PostQueuedCompletionStatus": "Ring.wake",
+    "RegisterWaitWithQueue": "Overlapped.prep_poll",
+    "Overlapped": "Overlapped",
+    "Overlapped.getresult": "Overlapped.getresult",
+    "Overlapped.cancel": "Overlapped.cancel",
+    "Overlapped.ReadFile": "Overlapped.prep_read",
+    "Overlapped.ReadFileInto": "Overlapped.prep_read_into",
+    "Overlapped.WSARecv": "Overlapped.prep_recv",
+    "Overlapped.WSARecvInto": "Overlapped.prep_recv_into",
+    "Overlapped.WSARecvFrom": "Overlapped.prep_recvfrom",
+    "Overlapped.WSARecvFromInto": "Overlapped.prep_recvfrom_into",
+    "Overlapped.WriteFile": "Overlapped.prep_write",
+    "Overlapped.WSASend": "Overlapped.prep_send",
+    "Overlapped.AcceptEx": "Overlapped.prep_accept",
+    "Overlapped.ConnectEx": "Overlapped.prep_connect",
+    "Overlapped.TransmitFile": "Overlapped.prep_sendfile",
+    "Overlapped.WSASendTo": "Overlapped.prep_sendto",
+    "Overlapped.error": "Overlapped.error",
+    "Overlapped.address": "Overlapped.address",
+    "Overlapped.pending": "Overlapped.pending",
+}
+C_ABSENT = {
+    "FormatMessage": "os.strerror has the texts",
+    "BindLocal": "connect(2) binds by itself",
+    "WSAConnect": "socket.connect of a datagram socket returns at once",
+    "ConnectPipe": _NAMED_PIPES,
+    "UnregisterWait": _WAIT,
+    "UnregisterWaitEx": _WAIT,
+    "CreateEvent": _NO_EVENT,
+    "SetEvent": _NO_EVENT,
+    "ResetEvent": _NO_EVENT,
+    "Overlapped.DisconnectEx": "asyncio never calls it",
+    "Overlapped.ConnectNamedPipe": _NAMED_PIPES,
+    "Overlapped.event": "a completion is told by the ring alone",
+}
+
+
+def our_name(stdlib_name):
+    """Return what `IocpProactor.recv` or `PipeServer` is called here, absent or not."""
+    owner, dot, member = stdlib_name.rpartition(".")
+    if not dot:
+        return CLASSES.get(member, member)
+    return f"{CLASSES.get(owner, owner)}.{ATTRIBUTES.get(member, member)}"
+
+
+def absence(stdlib_name):
+    """Return why a class, a method, or the class of a method has no place here; None if it has."""
+    return ABSENT.get(stdlib_name) or ABSENT.get(stdlib_name.rpartition(".")[0])
