@@ -201,7 +201,8 @@ void Proactor::cancel(std::uint64_t key, int error) noexcept {
   }
   if (operation->state == State::kQueued) {
     table_.unlink(&queued_, operation);
-    complete(operation, operation->cancel_error, 0);
+    // What was out before a short send was queued again is told.
+    complete(operation, operation->cancel_error, static_cast<std::int64_t>(operation->done));
   } else if (operation->state == State::kInFlight && !(operation->flags & kCancelQueued)) {
     try {
       cancels_.push_back(key);
@@ -516,6 +517,16 @@ int Proactor::reap() noexcept {
     dispatch(cqe);
     ++count;
   }
+  // What the kernel holds back would be lost with a ring of one issuer when another thread takes
+  // over, and sent again: it is fetched while this thread can.
+  bool progress = true;
+  while (progress && ring_.single_issuer() && ring_.overflowed()) {
+    ring_.enter(false, 0);
+    for (progress = false; ring_.pop(&cqe); progress = true) {
+      dispatch(cqe);
+      ++count;
+    }
+  }
   return static_cast<int>(count);
 }
 
@@ -530,7 +541,9 @@ int Proactor::turn(std::int64_t timeout_ns) noexcept {
 
 void Proactor::settle(int fd) noexcept {
   cancel_fd(fd);
-  if (!bound_here()) return;
+  // On the lower rungs any thread may enter, but not while the one that takes turns may be in
+  // enter() itself: it would publish an SQE that is half written here.
+  if (!bound_here() || thread_ != kernel_.thread_id(kernel_.self)) return;
   for (int turns = 0; turns < kSettleTurns; ++turns) {
     bool busy = false;
     for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
@@ -577,10 +590,14 @@ unsigned Proactor::drain(std::int64_t timeout_ns) noexcept {
 
 void Proactor::close() noexcept {
   const bool child = ring_.is_open() && forked();
-  if (child)
+  if (child) {
     ring_.abandon();
-  else
+  } else if (ring_.is_open()) {
+    // What is posted is over: its result stands, and its buffer is free.
+    io_uring_cqe cqe;
+    while (ring_.pop(&cqe)) dispatch(cqe);
     ring_.close();
+  }
   if (wake_fd_ >= 0) kernel_.close(kernel_.self, wake_fd_);
   wake_fd_ = -1;
   wake_armed_ = false;

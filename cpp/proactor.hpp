@@ -110,7 +110,7 @@ class Proactor {
   // Write the SQEs of what is queued; enters without waiting where the SQ is too small. 0, -errno.
   int prepare() noexcept;
   // True when a turn may sleep: nothing is left to submit, and no completion is in sight.
-  bool idle() const noexcept { return queued_.empty() && quiet(); }
+  bool idle() const noexcept { return queued_.empty() && cancels_.empty() && quiet(); }
   // The same before prepare(), whatever waits to be submitted.
   bool quiet() const noexcept {
     return completed_.empty() && !woken_ && !ring_.completions_visible() &&

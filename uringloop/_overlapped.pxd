@@ -122,6 +122,10 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         unsigned watched()
 
 
+cdef int fileno(object obj) except -1
+cdef bint is_socket(object obj, int fd) except -1
+
+
 cdef class Ring:
     cdef Proactor* _proactor
     cdef list _slots             # slot -> its Overlapped, or None

@@ -25,6 +25,7 @@ PostQueuedCompletionStatus is `Ring.wake`.
 """
 import errno
 import os
+import socket
 import stat
 
 from cpython.buffer cimport (
@@ -63,6 +64,8 @@ cdef Py_ssize_t SCRATCH_SIZE = 256 * 1024
 # Owners that wait() looks at in a turn that does not sleep; one that sleeps looks at all.
 cdef uint32_t WATCH_BATCH = 64
 
+cdef object _socket_class = socket.socket
+
 # Buffers of sends whose ring was closed under them: the kernel may still read, so they stay.
 _kept_for_good = []
 
@@ -71,7 +74,7 @@ cdef object _os_error(int64_t error):
     return OSError(<int> -error, os.strerror(<int> -error))
 
 
-cpdef int fileno(object obj) except? -1:
+cdef int fileno(object obj) except -1:
     """Return the file descriptor of an int or of an object with fileno().
 
     Raises OSError (EBADF) for a closed one, OverflowError for a number that is no C int,
@@ -87,9 +90,9 @@ cpdef int fileno(object obj) except? -1:
     return fd
 
 
-def is_socket(obj):
-    """Tell by the descriptor, not by the class, whether recv(2) and send(2) work on it."""
-    return stat.S_ISSOCK(os.fstat(obj.fileno()).st_mode)
+cdef bint is_socket(object obj, int fd) except -1:
+    """Tell by the descriptor, where the class does not, whether recv(2) and send(2) work on it."""
+    return isinstance(obj, _socket_class) or stat.S_ISSOCK(os.fstat(fd).st_mode)
 
 
 cdef class Ring:

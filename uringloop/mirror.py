@@ -22,10 +22,11 @@ MODULES = (
     ModulePair("asyncio/windows_events.py", "uring_events.pyx", whole=True),
     ModulePair("asyncio/proactor_events.py", "stdlib_transports.py", whole=False),
     ModulePair("asyncio/unix_events.py", "unix_events.py", whole=False),
+    ModulePair("asyncio/selector_events.py", "selector_events.py", whole=False),
 )
 
 # Where `# stdlib: Class.method` is looked for besides its own pair: what the loop inherits.
-INHERITED = ("base_events", "selector_events", "events", "futures", "transports")
+INHERITED = ("base_events", "events", "futures", "transports")
 
 # Two names of the stdlib for one of ours: the underscored one came with the end of policies.
 CLASSES = {
@@ -34,6 +35,7 @@ CLASSES = {
     "WindowsProactorEventLoopPolicy": "IouringProactorEventLoopPolicy",
     "_WindowsProactorEventLoopPolicy": "IouringProactorEventLoopPolicy",
     "_UnixSelectorEventLoop": "_UnixEventLoopMixin",
+    "BaseSelectorEventLoop": "_ReadinessMixin",
 }
 
 ATTRIBUTES = {
@@ -76,6 +78,8 @@ ABSENT = {
     "EventLoop": "asyncio's own is not replaced",
 }
 
+_MIXIN = "ours is a base beside the proactor loop, whose arguments it hands on"
+
 # Our parameters where they are others than the stdlib's.
 CHANGED = {
     "IocpProactor.__init__": (
@@ -88,10 +92,8 @@ CHANGED = {
         "BaseProactorEventLoop.sock_recvfrom_into passes nbytes third, where IocpProactor's has"
         " flags: a length would be taken for flags",
     ),
-    "_UnixSelectorEventLoop.__init__": (
-        "self, *args, **kwargs",
-        "ours is a base beside the proactor loop, whose arguments it hands on",
-    ),
+    "_UnixSelectorEventLoop.__init__": ("self, *args, **kwargs", _MIXIN),
+    "BaseSelectorEventLoop.__init__": ("self, *args, **kwargs", _MIXIN),
 }
 
 # Ours takes **kwargs, for what a later Python adds with a default (3.15: context=).

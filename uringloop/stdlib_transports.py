@@ -136,16 +136,12 @@ class _WritingMixin(_ClosingMixin):
             # differs[T11]: the stdlib counts the connection as lost from here on.
             self._conn_lost -= 1
 
-    # stdlib: _ProactorBaseWritePipeTransport._loop_writing
-    def _loop_writing(self, f=None, data=None):
-        closing = self._closing and f is not None and f is self._write_fut
-        if closing and not self._buffer and not f.cancelled() and f.exception() is None:
-            # differs[T11]: what the protocol writes now goes into the buffer.
-            self._pending_write = 0
-            self._maybe_resume_protocol()
-        super()._loop_writing(f, data)
-        if closing and self._write_fut is None and not self._buffer:
-            self._conn_lost += 1
+    # stdlib: _ProactorBasePipeTransport._call_connection_lost
+    def _call_connection_lost(self, exc):
+        # differs[T11]: what was written during the flush is under way; its end comes back here.
+        if exc is None and (self._write_fut is not None or self._buffer):
+            return
+        super()._call_connection_lost(exc)
 
 
 # stdlib: _ProactorDatagramTransport

@@ -66,9 +66,7 @@ from functools import partial
 
 from libc.stdint cimport int64_t
 
-from ._overlapped cimport Overlapped, Ring
-from ._overlapped import fileno as _fileno
-from ._overlapped import is_socket as _is_socket
+from ._overlapped cimport Overlapped, Ring, fileno, is_socket
 from . import stdlib_transports, unix_events, wakeup_fds
 
 __all__ = (
@@ -90,6 +88,8 @@ _CLOSE_PATIENCE = 5.0
 # stdlib: _OverlappedFuture
 class _OverlappedFuture(futures.Future):
     """The future of one operation; cancelling it cancels the operation."""
+
+    __slots__ = ('_ov',)
 
     # stdlib: _OverlappedFuture.__init__
     def __init__(self, ov, *, loop=None):
@@ -441,35 +441,35 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor.recv
     def recv(self, conn, nbytes, flags=0):
-        self._register_with_ring(conn)
+        fd = self._register_with_ring(conn)
         ov = Overlapped(self._ring)
         # differs[D3], differs[D4]
         if nbytes == 0:
             ov.finish(b'')
-        elif _is_socket(conn):
-            ov.prep_recv(conn.fileno(), nbytes, flags)
+        elif is_socket(conn, fd):
+            ov.prep_recv(fd, nbytes, flags)
         else:
-            ov.prep_read(conn.fileno(), nbytes)
+            ov.prep_read(fd, nbytes)
 
         return self._register(ov, conn, self.finish_socket_func)
 
     # stdlib: IocpProactor.recv_into
     def recv_into(self, conn, buf, flags=0):
-        self._register_with_ring(conn)
+        fd = self._register_with_ring(conn)
         ov = Overlapped(self._ring)
         # differs[D3], differs[D4]
-        if _is_socket(conn):
-            ov.prep_recv_into(conn.fileno(), buf, flags)
+        if is_socket(conn, fd):
+            ov.prep_recv_into(fd, buf, flags)
         else:
-            ov.prep_read_into(conn.fileno(), buf)
+            ov.prep_read_into(fd, buf)
 
         return self._register(ov, conn, self.finish_socket_func)
 
     # stdlib: IocpProactor.recvfrom
     def recvfrom(self, conn, nbytes, flags=0):
-        self._register_with_ring(conn)
+        fd = self._register_with_ring(conn)
         ov = Overlapped(self._ring)
-        ov.prep_recvfrom(conn.fileno(), nbytes, flags)
+        ov.prep_recvfrom(fd, nbytes, flags)
 
         return self._register(ov, conn, partial(self._finish_recvfrom,
                                                 empty_result=b''))
@@ -477,25 +477,25 @@ cdef class IouringProactor:
     # stdlib: IocpProactor.recvfrom_into
     def recvfrom_into(self, conn, buf, nbytes=0, flags=0):
         # differs[D9]
-        self._register_with_ring(conn)
+        fd = self._register_with_ring(conn)
         ov = Overlapped(self._ring)
-        ov.prep_recvfrom_into(conn.fileno(), buf, nbytes, flags)
+        ov.prep_recvfrom_into(fd, buf, nbytes, flags)
 
         return self._register(ov, conn, partial(self._finish_recvfrom,
                                                 empty_result=0))
 
     # stdlib: IocpProactor.sendto
     def sendto(self, conn, buf, flags=0, addr=None):
-        self._register_with_ring(conn)
+        fd = self._register_with_ring(conn)
         ov = Overlapped(self._ring)
-        if ov.prep_sendto(conn.fileno(), conn.family, buf, flags, addr):
+        if ov.prep_sendto(fd, conn.family, buf, flags, addr):
             return self._register(ov, conn, self.finish_socket_func)
 
         # differs[D7]
         try:
             ov.finish(conn.sendto(buf, flags, addr))
         except (BlockingIOError, InterruptedError):
-            ov.prep_poll(conn.fileno(), select.POLLOUT)
+            ov.prep_poll(fd, select.POLLOUT)
 
         def finish_sendto(trans, key, ov):
             ov.getresult()
@@ -505,22 +505,22 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor.send
     def send(self, conn, buf, flags=0):
-        self._register_with_ring(conn)
+        fd = self._register_with_ring(conn)
         ov = Overlapped(self._ring)
         # differs[D4]
-        if _is_socket(conn):
-            ov.prep_send(conn.fileno(), buf, flags)
+        if is_socket(conn, fd):
+            ov.prep_send(fd, buf, flags)
         else:
-            ov.prep_write(conn.fileno(), buf)
+            ov.prep_write(fd, buf)
 
         return self._register(ov, conn, self.finish_socket_func)
 
     # stdlib: IocpProactor.accept
     def accept(self, listener):
-        self._register_with_ring(listener)
+        fd = self._register_with_ring(listener)
         ov = Overlapped(self._ring)
         # differs[D5]
-        ov.prep_accept(listener.fileno())
+        ov.prep_accept(fd)
 
         def finish_accept(trans, key, ov):
             ov.getresult()
@@ -533,12 +533,12 @@ cdef class IouringProactor:
     # stdlib: IocpProactor.connect
     def connect(self, conn, address):
         # differs[D6]
-        self._register_with_ring(conn)
+        fd = self._register_with_ring(conn)
         ov = Overlapped(self._ring)
         try:
             conn.connect(address)
         except (BlockingIOError, InterruptedError):
-            ov.prep_connect(conn.fileno())
+            ov.prep_connect(fd)
         else:
             return self._result(None if conn.type == socket.SOCK_DGRAM else conn)
 
@@ -553,9 +553,9 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor.sendfile
     def sendfile(self, sock, file, offset, count):
-        self._register_with_ring(sock)
+        fd = self._register_with_ring(sock)
         ov = Overlapped(self._ring)
-        ov.prep_sendfile(sock.fileno(), file.fileno(), offset, count)
+        ov.prep_sendfile(fd, file.fileno(), offset, count)
 
         return self._register(ov, sock, self.finish_socket_func)
 
@@ -592,7 +592,7 @@ cdef class IouringProactor:
     def _wait_for_handle(self, handle, timeout, _is_cancel):
         self._check_closed()
 
-        fd = _fileno(handle)
+        fd = fileno(handle)
         ov = Overlapped(self._ring)
         ov.prep_poll(fd, select.POLLIN)
         if _is_cancel:
@@ -619,8 +619,10 @@ cdef class IouringProactor:
     # stdlib: IocpProactor._register_with_iocp
     def _register_with_ring(self, obj):
         # differs[D11]
+        cdef int fd = fileno(obj)
         self._check_closed()
-        self._ring.touch(_fileno(obj))
+        self._ring._touch(fd)
+        return fd
 
     # stdlib: IocpProactor._register
     def _register(self, ov, obj, callback):
@@ -640,7 +642,7 @@ cdef class IouringProactor:
             return f
 
         # differs[D1]
-        ov.own(f, obj, callback)
+        (<Overlapped> ov)._own(f, obj, callback)
         return f
 
     # stdlib: IocpProactor._unregister
@@ -801,9 +803,9 @@ cdef class IouringProactor:
 
     def _poll_socket(self, sock, events):
         """Return a future of `events` on a user's socket.  It takes nothing from the socket."""
-        self._register_with_ring(sock)
+        fd = self._register_with_ring(sock)
         ov = Overlapped(self._ring)
-        ov.prep_poll(sock.fileno(), events)
+        ov.prep_poll(fd, events)
         future = self._register(ov, sock, self.finish_socket_func)
         ov.watch()
         return future
@@ -815,7 +817,7 @@ cdef class IouringProactor:
         Returns a future; cancelling it ends the calls.
         """
         self._check_closed()
-        self._ring.touch(fd)
+        self._ring._touch(fd)
         ov = Overlapped(self._ring)
         ov.prep_poll(fd, events)
 
