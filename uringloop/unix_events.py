@@ -83,6 +83,7 @@ class _UnixEventLoopMixin(selector_events._ReadinessMixin):
 
     # -- ours: no counterpart in the stdlib's class --
 
+    # stdlib: BaseProactorEventLoop._loop_self_reading
     def _loop_self_reading(self, f=None):
         # The proactor loop throws away what it reads; here each byte is a signal's number.
         data = None

@@ -21,8 +21,9 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     in which case the operation goes on waiting.
 # D4: Whether an object is a socket is decided by its descriptor and not by its class: an
 #     asyncio.TransportSocket is one.
-# D5: The peer accepts as the kernel's: there is no socket made in advance, so there is none to
-#     close when the future is cancelled, and a connection that nobody took stays in the backlog.
+# D5: The kernel makes the accepted socket, at the moment in which it is taken: none is made in
+#     advance, so there is none to close when the future is cancelled, and a connection that
+#     nobody took stays in the backlog.
 # D6: Connecting starts with the socket's own connect(), which knows every address family and every
 #     wrong argument, and needs no local bind; the ring then waits until it is established.
 # D7: A datagram to an address that is not plain (a host name, a scope name, an unusual family) is
@@ -345,8 +346,9 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             self._self_reading_future.cancel()
             self._self_reading_future = None
 
+    # stdlib: BaseProactorEventLoop.close
     def close(self):
-        # As BaseProactorEventLoop.close(); differs[D15].
+        # differs[D15]
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
@@ -354,6 +356,7 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
         with wakeup_fds.closing(self):
             super().close()
 
+    # stdlib: BaseProactorEventLoop._write_to_self
     def _write_to_self(self):
         # differs[D14]: any thread, and a signal handler in Python, may come here at any time.
         proactor = self._proactor
