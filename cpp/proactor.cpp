@@ -26,6 +26,8 @@ constexpr std::uint16_t kRetryLimit = 100;
 constexpr std::int64_t kMemoryPatience = 1000000000;
 // Enters that settle() spends on one descriptor: one cancels, one sees it end, the rest is reserve.
 constexpr int kSettleTurns = 8;
+// Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
+constexpr int kOverflowTries = 8;
 
 bool again_later(int error) noexcept {
   return error == -EAGAIN || error == -EINTR || error == -EBUSY || error == -ETIME;
@@ -419,19 +421,22 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
   const char* rest = static_cast<const char*>(operation->buffer) + operation->done;
   std::uint64_t left = operation->length - operation->done;
   if (left > kLongestSend) left = kLongestSend;
+  // The kernel's own wait for room must not be used for a datagram: sendmsg(2) on a Unix socket
+  // whose peer's queue is full has eaten the message by the time it says -EAGAIN, and what the
+  // kernel then sends is an empty one (seen on 6.18).  What was sent in part is a stream.
+  std::uint32_t message_flags = operation->message_flags;
+  if (operation->done == 0) message_flags |= MSG_DONTWAIT;
   if (operation->flags & kPolling) {
     io_uring_prep_poll_add(sqe, operation->fd, POLLOUT);
   } else {
     switch (operation->kind) {
       case Kind::kSend:
-        io_uring_prep_send(sqe, operation->fd, rest, left,
-                           static_cast<int>(operation->message_flags));
+        io_uring_prep_send(sqe, operation->fd, rest, left, static_cast<int>(message_flags));
         break;
       case Kind::kSendTo:
         operation->address->vector.iov_base = const_cast<char*>(rest);
         operation->address->vector.iov_len = left;
-        io_uring_prep_sendmsg(sqe, operation->fd, &operation->address->message,
-                              operation->message_flags);
+        io_uring_prep_sendmsg(sqe, operation->fd, &operation->address->message, message_flags);
         break;
       case Kind::kWrite:
         // Offset -1: at the file position, or, of a pipe, where there is none.
@@ -519,10 +524,10 @@ int Proactor::reap() noexcept {
   }
   // What the kernel holds back would be lost with a ring of one issuer when another thread takes
   // over, and sent again: it is fetched while this thread can.
-  bool progress = true;
-  while (progress && ring_.single_issuer() && ring_.overflowed()) {
+  for (int tries = kOverflowTries; tries > 0 && ring_.single_issuer() && ring_.overflowed();
+       --tries) {
     ring_.enter(false, 0);
-    for (progress = false; ring_.pop(&cqe); progress = true) {
+    for (; ring_.pop(&cqe); tries = kOverflowTries) {
       dispatch(cqe);
       ++count;
     }

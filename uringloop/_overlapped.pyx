@@ -33,6 +33,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.number cimport PyNumber_Index
 
 from ._sockaddr cimport format_address, parse_address
 
@@ -272,14 +273,17 @@ cdef class Ring:
         """
         cdef uint32_t slot = self._proactor.first_queued()
         cdef const Operation* operation
+        cdef uint64_t key
         cdef Overlapped ov
         while slot != kNoSlot:
             operation = self._proactor.peek(slot)
+            # Read before a fileno() is called, which may do anything to the table.
+            key = operation.key()
             slot = operation.next
             if operation.flags & kWatched or owns_buffer(operation.kind):
-                ov = self._slots[<uint32_t> operation.key()]
+                ov = self._slots[<uint32_t> key]
                 if ov is not None and ov._lost():
-                    self._proactor.cancel(operation.key(), -EBADF)
+                    self._proactor.cancel(key, -EBADF)
         return 0
 
     cdef bint _check_watched(self, uint32_t limit) except -1:
@@ -333,7 +337,12 @@ cdef class Ring:
 
     def settle(self, obj):
         """Cancel what is in flight on obj's descriptor, so that closing it closes the file."""
-        cdef int fd = obj.fileno()
+        cdef int fd
+        try:
+            fd = obj.fileno()
+        except Exception:
+            # One that tells no number has nothing in flight either, and must be closed all the same.
+            return
         if fd >= 0:
             self._settle(fd)
 
@@ -614,6 +623,7 @@ cdef class Overlapped:
 
     cdef int _prep_receive(self, Kind kind, int fd, object size, int flags) except -1:
         self.ring._check()
+        size = PyNumber_Index(size)
         if size < 0:
             raise ValueError("negative buffersize in recv")
         self._kind = kind
@@ -642,6 +652,7 @@ cdef class Overlapped:
 
         The result is (number of bytes, address).
         """
+        size = PyNumber_Index(size)
         if size < 0:
             raise ValueError("negative buffersize in recvfrom_into")
         if size > self._check_writable(buf):
@@ -716,16 +727,18 @@ cdef class Overlapped:
             fd, self._view.buf, self._view.len, flags, &address, length))
         return True
 
-    def prep_sendfile(self, int fd, int file, int64_t offset, uint64_t count):
+    def prep_sendfile(self, int fd, int file, offset, count):
         """Send `count` bytes of a file from `offset`; the result is how many there were.
 
         The file is duplicated: its number may be closed meanwhile.
         """
+        cdef int64_t start = PyNumber_Index(offset)
+        cdef uint64_t length = PyNumber_Index(count)
         cdef int copy
         cdef int64_t key
         self.ring._check()
         copy = os.dup(file)
-        key = self.ring._proactor.start_sendfile(fd, copy, offset, count)
+        key = self.ring._proactor.start_sendfile(fd, copy, start, length)
         if key < 0:
             os.close(copy)
         self._kind = Kind.kSendfile

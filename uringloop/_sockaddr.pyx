@@ -62,8 +62,10 @@ cdef unsigned parse_address(int family, object address, sockaddr_storage* into) 
         return 0
     if type(address[0]) is not str or not _in_range(address[1], 0xffff):
         return 0
+    if not (<str> address[0]).isascii():
+        return 0
     host = PyUnicode_AsUTF8AndSize(address[0], &size)
-    if size != len(address[0]) or b"\0" in host[:size]:
+    if b"\0" in host[:size]:
         return 0
     memset(into, 0, sizeof(sockaddr_storage))
     if family == AF_INET and len(address) == 2:

@@ -46,6 +46,9 @@ from asyncio.log import logger
 # Server._detach() takes the transport from Python 3.13 on.
 _DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._detach).parameters
 
+# The base class's method, called by name: super() would search all bases at every read.
+_read_data_received = proactor_events._ProactorReadPipeTransport._data_received
+
 # The most that sendfile(2) sends in one call.
 _SENDFILE_LIMIT = 0x7ffff000
 
@@ -86,7 +89,7 @@ class _ClosingMixin:
 class _ReadingMixin(_ClosingMixin):
     """Reading from a stream, on Linux."""
 
-    # The end of the stream has come; of the stdlib's class __init__ makes no such attribute.
+    # The end of the stream has been told, or waits for resume_reading().
     _at_eof = False
 
     # stdlib: _ProactorReadPipeTransport.pause_reading
@@ -101,26 +104,43 @@ class _ReadingMixin(_ClosingMixin):
             fut.cancel()
             self._read_fut = None
 
+    # stdlib: _ProactorReadPipeTransport.resume_reading
+    def resume_reading(self):
+        if self._closing or not self._paused:
+            return
+
+        self._paused = False
+        length = self._pending_data_length
+        self._pending_data_length = -1
+        # differs[T2]
+        if self._read_fut is None:
+            self._loop.call_soon(self._start_reading)
+
+        if length > -1:
+            # differs[T3]
+            self._loop.call_soon(self._data_received, bytes(self._data[:length]), length)
+
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
     # stdlib: _ProactorReadPipeTransport._data_received
     def _data_received(self, data, length):
         if length == 0:
             self._at_eof = True
-        elif type(data) is bytearray:
-            data = bytes(data)
         # differs[T3]
         try:
-            super()._data_received(data, length)
+            _read_data_received(self, data, length)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
 
-    # stdlib: _ProactorReadPipeTransport._loop_reading
-    def _loop_reading(self, fut=None):
-        # differs[T2]
-        if fut is None and (self._read_fut is not None or self._at_eof):
-            return
-        super()._loop_reading(fut)
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _start_reading(self):
+        # differs[T2]: the constructor's start may have come first.
+        if self._read_fut is None and not self._at_eof:
+            self._loop_reading()
 
 
 class _WritingMixin(_ClosingMixin):
@@ -260,6 +280,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     def _make_socket_transport(self, sock, protocol, waiter=None,
                                extra=None, server=None, **kwargs):
         # differs[T10]; from 3.15 on with context=.
+        self._ensure_fd_no_transport(sock)
         return self._adopt(sock, _ProactorSocketTransport(
             self, sock, protocol, waiter, extra, server))
 
@@ -271,6 +292,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             ssl_handshake_timeout=None,
             ssl_shutdown_timeout=None, **kwargs):
         # differs[T10]
+        self._ensure_fd_no_transport(rawsock)
         ssl_protocol = sslproto.SSLProtocol(
             self, protocol, sslcontext, waiter,
             server_side, server_hostname,
@@ -320,6 +342,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     # stdlib: BaseProactorEventLoop.sock_sendall
     async def sock_sendall(self, sock, data):
         self._check_sock(sock)
+        sock.send  # what is no socket says so here, as on the selector loop
         future = self._proactor.send(sock, data)
         self._proactor._watch(future)
         await future
@@ -519,5 +542,6 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                     return getattr(sock, name)(*args)
                 except (BlockingIOError, InterruptedError):
                     pass
+            self._ensure_fd_no_transport(sock.fileno())
             await self._proactor._poll_socket(sock, events)
             ready = True

@@ -56,6 +56,9 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     clean-up would undo the set-up of the run around it.
 # D20: Reading of the self-pipe starts with the run and not with the run's first callback: that would
 #     count as one of the user's (a slow callback's log, the order of the first tick).
+# D21: The callback that a future is given first needs no Handle when its operation completes: it has
+#     been made ready when it was added. The order of callbacks and their contexts are the stdlib's;
+#     in debug mode they are Handles.
 import math
 import select
 import socket
@@ -66,6 +69,11 @@ from asyncio.log import logger
 from functools import partial
 
 from libc.stdint cimport int64_t
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
 
 from ._overlapped cimport Overlapped, Ring, fileno, is_socket
 from . import stdlib_transports, unix_events, wakeup_fds
@@ -86,22 +94,73 @@ cdef int64_t INFINITE = 0x7fffffffffffffff
 _CLOSE_PATIENCE = 5.0
 
 
+# The base class's methods, called by name: super() would search all bases at every call.
+cdef object _Future = futures.Future
+cdef object _future_init = futures.Future.__init__
+cdef object _future_cancel = futures.Future.cancel
+cdef object _future_set_result = futures.Future.set_result
+cdef object _future_set_exception = futures.Future.set_exception
+cdef object _future_add_done_callback = futures.Future.add_done_callback
+cdef object _future_remove_done_callback = futures.Future.remove_done_callback
+
+
+# ours: the first done-callback needs no Handle; differs[D21]
+cdef class _DoneHandle:
+    """The first done-callback of an operation's future, ready to be run by the loop.
+
+    What the loop looks at in an events.Handle: _cancelled, and _run().
+    """
+
+    cdef readonly object _callback
+    cdef readonly object _context
+    cdef object _future
+    cdef object _loop
+    cdef readonly bint _cancelled
+
+    @property
+    def _args(self):
+        return (self._future,)
+
+    def __repr__(self):
+        return f'<{type(self).__name__} {self._callback!r} {self._future!r}>'
+
+    def _run(self):
+        future, self._future = self._future, None
+        try:
+            PyContext_Enter(self._context)
+            try:
+                self._callback(future)
+            finally:
+                PyContext_Exit(self._context)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._loop.call_exception_handler({
+                'message': f'Exception in callback {self._callback!r}',
+                'exception': exc,
+                'handle': self,
+            })
+
+
 # stdlib: _OverlappedFuture
 class _OverlappedFuture(futures.Future):
     """The future of one operation; cancelling it cancels the operation."""
 
-    __slots__ = ('_ov',)
+    __slots__ = ('_ov', '_first')
 
     # stdlib: _OverlappedFuture.__init__
     def __init__(self, ov, *, loop=None):
-        super().__init__(loop=loop)
+        _future_init(self, loop=loop)
         if self._source_traceback:
             del self._source_traceback[-1]
         self._ov = ov
+        self._first = None
 
     # stdlib: _OverlappedFuture._repr_info
     def _repr_info(self):
         info = super()._repr_info()
+        if self._first is not None:
+            info.append(f'cb={self._first._callback!r}')
         if self._ov is not None:
             state = 'pending' if self._ov.pending else 'completed'
             info.insert(1, f'overlapped=<{state}, {self._ov.address:#x}>')
@@ -127,17 +186,51 @@ class _OverlappedFuture(futures.Future):
     # stdlib: _OverlappedFuture.cancel
     def cancel(self, msg=None):
         self._cancel_overlapped()
-        return super().cancel(msg=msg)
+        if self._first is not None:
+            self._schedule_first()
+        return _future_cancel(self, msg)
 
     # stdlib: _OverlappedFuture.set_exception
     def set_exception(self, exception):
-        super().set_exception(exception)
+        if self._first is not None:
+            self._schedule_first()
+        _future_set_exception(self, exception)
         self._cancel_overlapped()
 
     # stdlib: _OverlappedFuture.set_result
     def set_result(self, result):
-        super().set_result(result)
+        if self._first is not None:
+            self._schedule_first()
+        _future_set_result(self, result)
         self._ov = None
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    # differs[D21]: the first callback, nearly always the only one.
+    def add_done_callback(self, fn, *, context=None):
+        cdef _DoneHandle handle
+        # Without an operation it is done; with a traceback it is in debug mode.
+        if self._first is not None or self._ov is None or self._source_traceback:
+            _future_add_done_callback(self, fn, context=context)
+            return
+        handle = _DoneHandle.__new__(_DoneHandle)
+        handle._callback = fn
+        handle._context = PyContext_CopyCurrent() if context is None else context
+        handle._future = self
+        handle._loop = self._loop
+        self._first = handle
+
+    def remove_done_callback(self, fn):
+        removed = _future_remove_done_callback(self, fn)
+        if self._first is not None and self._first._callback == fn:
+            self._first = None
+            removed += 1
+        return removed
+
+    def _schedule_first(self):
+        handle, self._first = self._first, None
+        self._loop._check_closed()
+        self._loop._ready.append(handle)
 
 
 # stdlib: _BaseWaitHandleFuture
@@ -597,7 +690,6 @@ cdef class IouringProactor:
 
         fd = fileno(handle)
         ov = Overlapped(self._ring)
-        ov.prep_poll(fd, select.POLLIN)
         if _is_cancel:
             f = _WaitCancelFuture(ov, handle, None, loop=self._loop)
         else:
@@ -606,16 +698,25 @@ cdef class IouringProactor:
             del f._source_traceback[-1]
 
         def finish_wait_for_handle(trans, key, ov):
+            ov.getresult()
             # Also what a timeout comes to: the state of the handle decides.
             return f._poll()
 
         def timed_out():
             if not f.done():
-                f.set_result(f._poll())
+                try:
+                    ready = f._poll()
+                except Exception as exc:
+                    # The handle was closed meanwhile.
+                    f.set_exception(exc)
+                else:
+                    f.set_result(ready)
 
         if timeout is not None:
-            # differs[D10]
+            # differs[D10]: before the start, and refusing what is no time as the stdlib does.
+            math.ceil(timeout)
             f._wait_handle = self._loop.call_later(timeout, timed_out)
+        ov.prep_poll(fd, select.POLLIN)
         ov.own(f, handle, finish_wait_for_handle)
         return f
 
@@ -631,7 +732,12 @@ cdef class IouringProactor:
     def _register(self, ov, obj, callback):
         self._check_closed()
 
-        f = _OverlappedFuture(ov, loop=self._loop)
+        try:
+            f = _OverlappedFuture(ov, loop=self._loop)
+        except BaseException:
+            # Without a loop there is nobody who could wait for it.
+            ov.cancel()
+            raise
         if f._source_traceback:
             del f._source_traceback[-1]
         if not ov.pending:
@@ -690,18 +796,22 @@ cdef class IouringProactor:
                 elif not f.done():
                     try:
                         value = callback(None, None, ov)
+                    # The callback may have run anything (a socket's fileno(), a finalizer), and
+                    # that may have cancelled the future.
                     except (BlockingIOError, InterruptedError) as e:
                         # differs[D3]
-                        stay = ov._again()
-                        if not stay:
+                        stay = not f.done() and ov._again()
+                        if not stay and not f.done():
                             f.set_exception(e)
                             self._results.append(f)
                     except Exception as e:
-                        f.set_exception(e)
-                        self._results.append(f)
+                        if not f.done():
+                            f.set_exception(e)
+                            self._results.append(f)
                     else:
-                        f.set_result(value)
-                        self._results.append(f)
+                        if not f.done():
+                            f.set_result(value)
+                            self._results.append(f)
             finally:
                 f = obj = callback = None
                 if not stay:
