@@ -1,0 +1,158 @@
+"""One body, two loops: fixtures that run a test on asyncio's selector loop, the oracle, and on ours.
+
+An `async def` test takes the fixture `loop` and runs on it.  Whatever a test does, afterwards these
+must hold: no operation in flight, no buffer given up to the kernel, no descriptor more or less than
+before, no call of the loop's exception handler that the test did not ask for (it takes those out of
+`errors`), and no ResourceWarning (pyproject.toml makes them errors).
+"""
+
+import asyncio
+import contextlib
+import gc
+import inspect
+import os
+import socket
+
+import pytest
+
+import uringloop
+from support import Recorder, certificate_contexts, tcp_pair, turns
+from uringloop import _overlapped
+
+LOOPS = {"selector": asyncio.SelectorEventLoop, "uringloop": uringloop.new_event_loop}
+
+# What a test may take; pytest-timeout's limit is for loops that no longer turn.
+TIME_LIMIT = 30
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "uringloop_only: the selector loop does something else, or nothing")
+    config.addinivalue_line("markers", "selector_warns: on the selector loop the test leaves a ResourceWarning")
+
+
+def pytest_generate_tests(metafunc):
+    if "loop_factory" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("uringloop_only")
+        metafunc.parametrize("loop_factory", ["uringloop"] if only else list(LOOPS), indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run an `async def` test on its `loop`."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    loop = pyfuncitem.funcargs["loop"]
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+
+    async def limited():
+        async with asyncio.timeout(TIME_LIMIT):
+            await pyfuncitem.obj(**arguments)
+
+    loop.run_until_complete(limited())
+    return True
+
+
+@pytest.fixture
+def loop_factory(request):
+    """Makes a new loop of the kind under test."""
+    if request.param == "selector" and request.node.get_closest_marker("selector_warns"):
+        request.applymarker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+    return LOOPS[request.param]
+
+
+@pytest.fixture
+def errors():
+    """What the exception handler of `loop` was called with; the test removes what it expects."""
+    contexts = []
+    yield contexts
+    gc.collect()
+    assert not contexts
+
+
+@pytest.fixture
+def loop(loop_factory, errors):
+    """A fresh loop, closed after the test as asyncio.Runner closes one."""
+    loop = loop_factory()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    yield loop
+    if loop.is_closed():
+        return
+    try:
+        loop.run_until_complete(wind_up())
+        assert in_flight(loop) == []
+    finally:
+        proactor = getattr(loop, "_proactor", None)
+        loop.close()
+        if proactor is not None:
+            assert proactor._cache == {}
+
+
+async def wind_up():
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+    # What was cancelled last is in flight until its final completion.
+    await turns(5)
+
+
+def in_flight(loop):
+    """The operations that somebody waits for; always empty on the selector loop."""
+    proactor = getattr(loop, "_proactor", None)
+    operations = proactor._cache.values() if proactor is not None else ()
+    return [ov for future, ov, obj, callback in operations if future is not None and not future.cancelled()]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Every test: descriptors and buffers as before."""
+    files, kept = open_files(), len(_overlapped._kept_for_good)
+    yield
+    gc.collect()
+    assert open_files() == files
+    assert len(_overlapped._kept_for_good) == kept
+
+
+def open_files():
+    """{descriptor: what it is}"""
+    files = {}
+    for name in os.listdir("/proc/self/fd"):
+        # The listing's own descriptor is gone by now.
+        with contextlib.suppress(FileNotFoundError):
+            files[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return files
+
+
+@pytest.fixture
+def stack():
+    """A contextlib.ExitStack: `stack.enter_context(sock)` closes the socket after the test."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def pair(request, stack):
+    """Two connected stream sockets, non-blocking."""
+    sockets = tcp_pair() if request.param == "tcp" else socket.socketpair()
+    for sock in sockets:
+        stack.enter_context(sock).setblocking(False)
+    return sockets
+
+
+@pytest.fixture
+def connect(loop):
+    """`transport, protocol = await connect(sock)`: a transport on a connected socket."""
+
+    async def connect(sock, factory=Recorder):
+        return await loop.create_connection(factory, sock=sock)
+
+    return connect
+
+
+@pytest.fixture(scope="session")
+def tls():
+    """(server's context, client's context)"""
+    return certificate_contexts()

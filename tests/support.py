@@ -1,0 +1,166 @@
+"""What several test modules use: sockets, protocols that record, and ways to let a loop turn."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+import struct
+from pathlib import Path
+
+import pytest
+
+CERTIFICATE = Path(__file__).with_name("certificate.pem")
+
+
+def has_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on the loopback device")
+
+
+# -- sockets --
+
+
+def tcp_pair():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        a = socket.create_connection(listener.getsockname())
+        b, _ = listener.accept()
+    return a, b
+
+
+def reset(sock):
+    """Close a TCP socket so that its peer sees a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def fill(sock):
+    """Write until the socket takes no more; return the number of bytes."""
+    total = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            total += sock.send(bytes(65536))
+    return total
+
+
+def drain(sock):
+    """Read what has arrived at a non-blocking socket."""
+    data = bytearray()
+    with contextlib.suppress(BlockingIOError):
+        while block := sock.recv(1 << 20):
+            data += block
+    return bytes(data)
+
+
+async def read_all(loop, sock):
+    """Read a socket to the end of the stream."""
+    data = bytearray()
+    while block := await loop.sock_recv(sock, 1 << 20):
+        data += block
+    return bytes(data)
+
+
+async def read_exactly(loop, sock, size):
+    data = bytearray()
+    while len(data) < size:
+        block = await loop.sock_recv(sock, size - len(data))
+        assert block, f"the stream ended after {len(data)} of {size} bytes"
+        data += block
+    return bytes(data)
+
+
+def some_bytes(size, seed=0):
+    """Bytes of which no part resembles another."""
+    return random.Random(seed).randbytes(size)
+
+
+# -- turns of the loop, in place of time --
+
+
+async def turns(count):
+    """Let the loop turn; whatever is ready in the kernel by then has been seen."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition):
+    """Let the loop turn until condition() is true; the test's time limit is the limit."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+# -- protocols --
+
+
+class Recorder(asyncio.Protocol):
+    """Remembers what it was told; `lost` is the future of connection_lost's argument.
+
+    keep_open: what eof_received() returns.
+    """
+
+    def __init__(self, keep_open=False):
+        self.keep_open = keep_open
+        self.transport = None
+        self.data = bytearray()
+        self.calls = []
+        # Set twice, it raises: connection_lost() comes once.
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.calls.append("connection_made")
+
+    def data_received(self, data):
+        assert type(data) is bytes and data
+        self.data += data
+        if self.calls[-1] != "data_received":
+            self.calls.append("data_received")
+
+    def eof_received(self):
+        self.calls.append("eof_received")
+        return self.keep_open
+
+    def pause_writing(self):
+        self.calls.append("pause_writing")
+
+    def resume_writing(self):
+        self.calls.append("resume_writing")
+
+    def connection_lost(self, exc):
+        self.calls.append("connection_lost")
+        self.lost.set_result(exc)
+
+    async def received(self, size):
+        await until(lambda: len(self.data) >= size)
+        return bytes(self.data)
+
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.transport.write(data)
+
+
+async def close(*closables):
+    """Close StreamWriters and Servers, and see their connections end."""
+    for closable in closables:
+        closable.close()
+    for closable in closables:
+        await closable.wait_closed()
+
+
+# -- TLS --
+
+
+def certificate_contexts():
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(CERTIFICATE)
+    return server, ssl.create_default_context(cafile=CERTIFICATE)

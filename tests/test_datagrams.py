@@ -1,0 +1,449 @@
+"""Datagram endpoints: empty datagrams, errors that end nothing, a queue that is always sent."""
+
+import asyncio
+import errno
+import socket
+
+import pytest
+
+from support import needs_ipv6, some_bytes, turns, until
+
+
+class Recorder(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.received = []
+        self.errors = []
+        self.calls = []
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        assert type(data) is bytes
+        self.received.append((data, addr))
+
+    def error_received(self, exc):
+        self.errors.append(exc)
+
+    def pause_writing(self):
+        self.calls.append("pause_writing")
+
+    def resume_writing(self):
+        self.calls.append("resume_writing")
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+@pytest.fixture
+def endpoint(loop):
+    """`transport, protocol = await endpoint(...)`, on 127.0.0.1 unless told otherwise."""
+
+    async def endpoint(factory=Recorder, **kwargs):
+        if not kwargs:
+            kwargs = {"local_addr": ("127.0.0.1", 0)}
+        return await loop.create_datagram_endpoint(factory, **kwargs)
+
+    return endpoint
+
+
+@pytest.fixture
+def peer(stack):
+    """A UDP socket, non-blocking."""
+    sock = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+    sock.bind(("127.0.0.1", 0))
+    sock.setblocking(False)
+    return sock
+
+
+@pytest.fixture
+def narrow(stack, tmp_path):
+    """A unix datagram socket that is connected to one whose queue is soon full; (socket, peer)"""
+    sockets = []
+    for name in ("ours", "theirs"):
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        sock.bind(str(tmp_path / name))
+        sock.setblocking(False)
+        sockets.append(sock)
+    ours, theirs = sockets
+    ours.connect(theirs.getsockname())
+    return ours, theirs
+
+
+async def closed(*endpoints):
+    for transport, _ in endpoints:
+        transport.close()
+    for _, protocol in endpoints:
+        assert await protocol.lost is None
+
+
+def address_of(transport):
+    return transport.get_extra_info("sockname")
+
+
+async def test_send_and_receive(endpoint):
+    a, b = await endpoint(), await endpoint()
+    a[0].sendto(b"there", address_of(b[0]))
+    await until(lambda: b[1].received)
+    b[0].sendto(b"and back", b[1].received[0][1])
+    await until(lambda: a[1].received)
+    assert b[1].received == [(b"there", address_of(a[0]))]
+    assert a[1].received == [(b"and back", address_of(b[0]))]
+    await closed(a, b)
+
+
+async def test_send_from_connection_made(endpoint, peer):
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            transport.sendto(b"first", peer.getsockname())
+
+    a = await endpoint(Protocol)
+    await turns(3)
+    assert peer.recvfrom(100) == (b"first", address_of(a[0]))
+    await closed(a)
+
+
+async def test_connected(endpoint, peer):
+    a = await endpoint(remote_addr=peer.getsockname())
+    assert a[0].get_extra_info("peername") == peer.getsockname()
+    a[0].sendto(b"one")
+    a[0].sendto(b"two", peer.getsockname())
+    with pytest.raises(ValueError):
+        a[0].sendto(b"three", ("127.0.0.1", 1))
+    await turns(3)
+    assert [peer.recv(100), peer.recv(100)] == [b"one", b"two"]
+    peer.sendto(b"answer", address_of(a[0]))
+    await until(lambda: a[1].received)
+    assert a[1].received == [(b"answer", peer.getsockname())]
+    await closed(a)
+
+
+async def test_sendto_refuses_what_is_no_bytes(endpoint):
+    a = await endpoint()
+    for wrong in ("text", 1, None):
+        with pytest.raises(TypeError):
+            a[0].sendto(wrong, ("127.0.0.1", 1))
+    await closed(a)
+
+
+async def test_sendto_copies_what_is_mutable(loop, endpoint, narrow):
+    ours, theirs = narrow
+    a = await endpoint(sock=ours)
+    data = bytearray(b"as it was")
+    for _ in range(100):
+        a[0].sendto(data)
+    data[:] = b"otherwise"
+    a[0].close()
+    assert await receive(loop, theirs, 100) == [b"as it was"] * 100
+    await a[1].lost
+
+
+@needs_ipv6
+async def test_ipv6(endpoint):
+    a = await endpoint(local_addr=("::1", 0))
+    b = await endpoint(remote_addr=address_of(a[0])[:2])
+    b[0].sendto(b"there")
+    await until(lambda: a[1].received)
+    data, address = a[1].received[0]
+    assert (data, address) == (b"there", address_of(b[0])) and len(address) == 4
+    a[0].sendto(b"and back", address)
+    a[0].sendto(b"twice", address[:2])
+    await until(lambda: len(b[1].received) == 2)
+    assert [data for data, _ in b[1].received] == [b"and back", b"twice"]
+    await closed(a, b)
+
+
+async def test_large_and_many(endpoint):
+    a, b = await endpoint(), await endpoint()
+    b[0].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
+    sizes = [65_507, 1, 40_000, 1500]
+    for number in range(100):
+        for size in sizes:
+            a[0].sendto(some_bytes(size, seed=number), address_of(b[0]))
+        await until(lambda: len(b[1].received) == 4 * (number + 1))
+    assert [data for data, _ in b[1].received] == [
+        some_bytes(size, seed=number) for number in range(100) for size in sizes
+    ]
+    await closed(a, b)
+
+
+# -- empty datagrams --
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_empty_datagram_is_received(endpoint, peer, connected):
+    a = await (endpoint(remote_addr=peer.getsockname()) if connected else endpoint())
+    for data in (b"before", b"", b"", b"after"):
+        peer.sendto(data, address_of(a[0]))
+    await until(lambda: len(a[1].received) == 4)
+    assert a[1].received == [(data, peer.getsockname()) for data in (b"before", b"", b"", b"after")]
+    await closed(a)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_empty_datagram_is_sent(loop, endpoint, peer, connected):
+    a = await (endpoint(remote_addr=peer.getsockname()) if connected else endpoint())
+    for data in (b"before", b"", b"after"):
+        a[0].sendto(data, None if connected else peer.getsockname())
+    received = [await loop.sock_recv(peer, 100), await loop.sock_recv(peer, 100)]
+    if received[1] == b"":  # 3.12's transports drop it
+        received.append(await loop.sock_recv(peer, 100))
+    assert received in ([b"before", b"", b"after"], [b"before", b"after"])
+    await closed(a)
+
+
+# -- errors --
+
+
+async def test_port_unreachable_then_reading_goes_on(loop, endpoint, stack):
+    peer = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+    peer.bind(("127.0.0.1", 0))
+    address = peer.getsockname()
+    peer.close()
+    a = await endpoint(remote_addr=address)
+    for number in range(1, 4):
+        a[0].sendto(b"nobody there")
+        await until(lambda: len(a[1].errors) >= number)
+    assert all(isinstance(exc, ConnectionRefusedError) for exc in a[1].errors)
+    peer = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+    peer.bind(address)
+    peer.sendto(b"now I am", address_of(a[0]))
+    await until(lambda: a[1].received)
+    assert a[1].received == [(b"now I am", address)]
+    a[0].sendto(b"good")
+    peer.setblocking(False)
+    assert await loop.sock_recv(peer, 100) == b"good"
+    await closed(a)
+
+
+async def test_failed_send_does_not_stop_the_queue(endpoint, peer):
+    a = await endpoint()
+    there = peer.getsockname()
+    for data in (b"1", bytes(70_000), b"2", bytes(70_000), bytes(70_000), b"3"):
+        a[0].sendto(data, there)
+    await until(lambda: len(a[1].errors) == 3)
+    assert {exc.errno for exc in a[1].errors} == {errno.EMSGSIZE}
+    a[0].sendto(b"4", there)
+    await turns(10)
+    assert [peer.recv(100) for _ in range(4)] == [b"1", b"2", b"3", b"4"]
+    await closed(a)
+
+
+async def test_failed_send_as_the_last_one(endpoint, peer):
+    a = await endpoint()
+    a[0].sendto(b"1", peer.getsockname())
+    a[0].sendto(bytes(70_000), peer.getsockname())
+    await closed(a)
+    assert peer.recv(100) == b"1"
+
+
+async def test_send_from_error_received(endpoint, peer):
+    class Protocol(Recorder):
+        def error_received(self, exc):
+            super().error_received(exc)
+            self.transport.sendto(b"instead", peer.getsockname())
+
+    a = await endpoint(Protocol)
+    a[0].sendto(bytes(70_000), peer.getsockname())
+    a[0].sendto(b"next", peer.getsockname())
+    await turns(10)
+    assert {peer.recv(100), peer.recv(100)} == {b"instead", b"next"}
+    await closed(a)
+
+
+async def test_close_from_error_received(endpoint, peer):
+    class Protocol(Recorder):
+        def error_received(self, exc):
+            super().error_received(exc)
+            self.transport.close()
+
+    a = await endpoint(Protocol)
+    a[0].sendto(bytes(70_000), peer.getsockname())
+    assert await a[1].lost is None
+
+
+async def test_datagram_received_raises(endpoint, errors, peer):
+    class Bug(Exception):
+        pass
+
+    class Protocol(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            raise Bug
+
+    a = await endpoint(Protocol)
+    peer.sendto(b"one", address_of(a[0]))
+    await until(lambda: len(a[1].received) == 1)
+    peer.sendto(b"two", address_of(a[0]))
+    await until(lambda: len(errors) == 2)
+    assert [data for data, _ in a[1].received] == [b"one", b"two"]
+    assert all(isinstance(context["exception"], Bug) for context in errors)
+    errors.clear()
+    await closed(a)
+
+
+# -- the queue --
+
+
+async def receive(loop, sock, count):
+    return [await loop.sock_recv(sock, 1 << 20) for _ in range(count)]
+
+
+async def test_close_sends_the_queue(loop, endpoint, narrow):
+    ours, theirs = narrow
+    a = await endpoint(sock=ours)
+    sent = [b"%d" % number for number in range(300)]
+    for data in sent:
+        a[0].sendto(data)
+    await turns(3)
+    assert a[0].get_write_buffer_size() > 0
+    a[0].close()
+    await turns(10)
+    assert a[0].is_closing() and not a[1].lost.done()
+    assert await receive(loop, theirs, 300) == sent
+    assert await a[1].lost is None
+    assert ours.fileno() == -1
+
+
+async def test_close_sends_the_queue_past_errors(loop, endpoint, narrow):
+    """Some of the queue can't be sent: the rest is, and then it ends."""
+    ours, theirs = narrow
+    a = await endpoint(sock=ours)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    sent = [b"%d" % number for number in range(60)]
+    for number, data in enumerate(sent):
+        a[0].sendto(data)
+        if number % 10 == 9:
+            a[0].sendto(bytes(500_000))
+    a[0].close()
+    assert await receive(loop, theirs, 60) == sent
+    assert await a[1].lost is None
+    assert [exc.errno for exc in a[1].errors] == [errno.EMSGSIZE] * 6
+
+
+async def test_abort_drops_the_queue(endpoint, narrow):
+    ours, theirs = narrow
+    a = await endpoint(sock=ours)
+    for number in range(300):
+        a[0].sendto(b"%d" % number)
+    await turns(3)
+    a[0].abort()
+    assert await a[1].lost is None
+    assert ours.fileno() == -1
+    with pytest.raises(BlockingIOError):
+        for _ in range(300):
+            theirs.recv(100)
+
+
+async def test_flow_control(loop, endpoint, narrow):
+    ours, theirs = narrow
+    a = await endpoint(sock=ours)
+    a[0].set_write_buffer_limits(high=20_000, low=5_000)
+    sent = [some_bytes(1000, seed=number) for number in range(100)]
+    for data in sent:
+        a[0].sendto(data)
+    await turns(3)
+    assert a[1].calls == ["pause_writing"]
+    queued = a[0].get_write_buffer_size()
+    assert 20_000 < queued < 102_000
+    received = await receive(loop, theirs, 100)
+    await turns(3)
+    assert received == sent
+    assert a[1].calls == ["pause_writing", "resume_writing"]
+    await closed(a)
+
+
+@pytest.mark.uringloop_only  # 3.13's selector loop forgets to take the headers off
+async def test_write_buffer_size_returns_to_zero(loop, endpoint, narrow):
+    ours, theirs = narrow
+    a = await endpoint(sock=ours)
+    for number in range(100):
+        a[0].sendto(bytes(1 + number))
+    await turns(3)
+    assert a[0].get_write_buffer_size() > 0
+    await receive(loop, theirs, 100)
+    await turns(3)
+    assert a[0].get_write_buffer_size() == 0
+    await closed(a)
+
+
+async def test_queue_to_a_full_receiver_that_is_addressed(loop, endpoint, narrow, stack, tmp_path):
+    """Unconnected, the socket polls as writable all the time."""
+    _, theirs = narrow
+    ours = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    ours.bind(str(tmp_path / "third"))
+    ours.setblocking(False)
+    a = await endpoint(sock=ours)
+    sent = [b"%d" % number for number in range(100)]
+    for data in sent:
+        a[0].sendto(data, theirs.getsockname())
+    await turns(500)
+    assert await receive(loop, theirs, 100) == sent
+    assert a[1].errors == []
+    await closed(a)
+
+
+# -- the end --
+
+
+async def test_close_frees_the_port_at_once(endpoint, stack):
+    a = await endpoint()
+    address = address_of(a[0])
+    await turns(3)
+    await closed(a)
+    stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)).bind(address)
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_connection_lost_comes_once(endpoint, peer, how):
+    a = await endpoint()
+    a[0].sendto(b"x", peer.getsockname())
+    for _ in range(3):
+        getattr(a[0], how)()
+        a[0].abort()
+    assert await a[1].lost is None
+    await turns(5)
+    a[0].close()
+    a[0].abort()
+    await turns(5)
+
+
+async def test_nothing_is_received_after_close(endpoint, peer):
+    a = await endpoint()
+    peer.sendto(b"too late", address_of(a[0]))
+    await closed(a)
+    assert a[1].received == []
+
+
+async def test_closed_from_datagram_received(endpoint, peer):
+    class Protocol(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            self.transport.close()
+
+    a = await endpoint(Protocol)
+    peer.sendto(b"one", address_of(a[0]))
+    peer.sendto(b"two", address_of(a[0]))
+    assert await a[1].lost is None
+    assert a[1].received == [(b"one", peer.getsockname())]
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+async def test_blocked_message_arrives_once(loop, stack, kind):
+    """Linux's unix sockets take the bytes of a message before they find that there is no room."""
+    a, b = socket.socketpair(socket.AF_UNIX, kind)
+    for sock in (a, b):
+        stack.enter_context(sock).setblocking(False)
+    filled = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            a.send(b"filling")
+            filled += 1
+    sending = asyncio.create_task(loop.sock_sendall(a, b"the message"))
+    await turns(5)
+    assert not sending.done()
+    assert await receive(loop, b, filled) == [b"filling"] * filled
+    await sending
+    await loop.sock_sendall(a, b"the next")
+    assert await receive(loop, b, 2) == [b"the message", b"the next"]
