@@ -163,12 +163,14 @@ cdef class Overlapped:
     cdef readonly object future
     cdef readonly object obj
     cdef readonly object callback
+    # What the loop runs when the future is done: see uring_events._DoneHandle.
+    cdef object done_handle
 
     cdef int _enter(self, int64_t key) except -1
     cdef int _leave(self) except -1
     cdef bint _again(self) except -1
     cdef bint _lost(self)
-    cdef int _own(self, object future, object obj, object callback) except -1
+    cdef object _getresult(self)
     cdef object _receive(self)
     cdef object _receive_into(self)
     cdef object _receive_from(self)
@@ -178,3 +180,19 @@ cdef class Overlapped:
     cdef Py_ssize_t _check_writable(self, object buf) except -1
     cdef int _hold(self, object buf) except -1
     cdef int _unhold(self) except -1
+    cdef int own(self, future, obj, callback) except -1
+    cdef int watch(self) except -1
+    cdef int prep_poll(self, int fd, unsigned events, Kind kind=*) except -1
+    cdef int prep_accept(self, int fd) except -1
+    cdef int prep_connect(self, int fd) except -1
+    cdef int prep_recv(self, int fd, size, int flags) except -1
+    cdef int prep_recv_into(self, int fd, buf, int flags) except -1
+    cdef int prep_recvfrom(self, int fd, size, int flags) except -1
+    cdef int prep_recvfrom_into(self, int fd, buf, size, int flags) except -1
+    cdef int prep_read(self, int fd, size) except -1
+    cdef int prep_read_into(self, int fd, buf) except -1
+    cdef int prep_send(self, int fd, buf, unsigned flags) except -1
+    cdef int prep_write(self, int fd, buf) except -1
+    cdef bint prep_sendto(self, int fd, int family, buf, unsigned flags, addr) except -1
+    cdef int prep_sendfile(self, int fd, int file, offset, count) except -1
+    cdef int finish(self, value) except -1

@@ -28,6 +28,7 @@ import os
 import socket
 import stat
 
+cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -378,6 +379,7 @@ cdef class Ring:
         self._proactor.close()
 
 
+@cython.freelist(256)
 cdef class Overlapped:
     """One operation.
 
@@ -447,21 +449,18 @@ cdef class Overlapped:
             _kept_for_good.append(self)
         else:
             self._unhold()
-        self.future = self.obj = self.callback = None
+        self.future = self.obj = self.callback = self.done_handle = None
         return 0
 
-    cdef int _own(self, object future, object obj, object callback) except -1:
-        self.future = future
-        self.obj = obj
-        self.callback = callback
-        return 0
-
-    def own(self, future, obj, callback):
+    cdef int own(self, future, obj, callback) except -1:
         """Say who waits for it: `callback(None, None, ov)` gives the future's value.
 
         obj is kept alive, and asked for its fileno() before its descriptor is worked on.
         """
-        self._own(future, obj, callback)
+        self.future = future
+        self.obj = obj
+        self.callback = callback
+        return 0
 
     cdef bint _again(self) except -1:
         """Wait for readiness once more; False if the operation has been cancelled."""
@@ -491,7 +490,7 @@ cdef class Overlapped:
         if self.pending and self._key and not self.ring._proactor.forked():
             self.ring._proactor.cancel(self._key, -ECANCELED)
 
-    def watch(self):
+    cdef int watch(self) except -1:
         """Look out for the owner closing the descriptor: then end with EBADF."""
         if self.pending and self._key:
             self.ring._proactor.watch(self._key)
@@ -502,6 +501,9 @@ cdef class Overlapped:
         Raises the operation's OSError; BlockingIOError when it is still pending, or when what had
         become ready was taken by somebody else: then it goes on waiting with the ring's leave.
         """
+        return self._getresult()
+
+    cdef object _getresult(self):
         if self.pending:
             raise BlockingIOError(errno.EAGAIN, "the operation is still pending")
         if self._kind == Kind.kNone:
@@ -609,16 +611,16 @@ cdef class Overlapped:
 
     # -- starting: one call a kind.  fd is checked, the owner comes with own(). --
 
-    def prep_poll(self, int fd, unsigned events, Kind kind=Kind.kPoll):
+    cdef int prep_poll(self, int fd, unsigned events, Kind kind=Kind.kPoll) except -1:
         """Wait until `events` (POLLIN, POLLOUT, ...) hold on fd; the result is those that do."""
         self._kind = kind
         self._fd = fd
         self._enter(self.ring._proactor.start_poll(kind, fd, events))
 
-    def prep_accept(self, int fd):
+    cdef int prep_accept(self, int fd) except -1:
         self.prep_poll(fd, POLLIN, Kind.kAccept)
 
-    def prep_connect(self, int fd):
+    cdef int prep_connect(self, int fd) except -1:
         self.prep_poll(fd, POLLOUT, Kind.kConnect)
 
     cdef int _prep_receive(self, Kind kind, int fd, object size, int flags) except -1:
@@ -633,21 +635,21 @@ cdef class Overlapped:
         self._enter(self.ring._proactor.start_poll(kind, fd, POLLIN))
         return 0
 
-    def prep_recv(self, int fd, size, int flags):
+    cdef int prep_recv(self, int fd, size, int flags) except -1:
         """Receive up to `size` bytes; the result is a bytes object, b'' at the end of the stream."""
         self._prep_receive(Kind.kReceive, fd, size, flags)
 
-    def prep_recv_into(self, int fd, buf, int flags):
+    cdef int prep_recv_into(self, int fd, buf, int flags) except -1:
         """Receive into a writable buffer; the result is the number of bytes."""
         self._check_writable(buf)
         self._buffer = buf
         self._prep_receive(Kind.kReceive, fd, 0, flags)
 
-    def prep_recvfrom(self, int fd, size, int flags):
+    cdef int prep_recvfrom(self, int fd, size, int flags) except -1:
         """Receive a datagram; the result is (bytes, address)."""
         self._prep_receive(Kind.kReceiveFrom, fd, size, flags)
 
-    def prep_recvfrom_into(self, int fd, buf, size, int flags):
+    cdef int prep_recvfrom_into(self, int fd, buf, size, int flags) except -1:
         """Receive a datagram into a buffer, at most `size` bytes (0: its length).
 
         The result is (number of bytes, address).
@@ -660,11 +662,11 @@ cdef class Overlapped:
         self._buffer = buf
         self._prep_receive(Kind.kReceiveFrom, fd, size, flags)
 
-    def prep_read(self, int fd, size):
+    cdef int prep_read(self, int fd, size) except -1:
         """Read up to `size` bytes from a pipe or a terminal; the result is a bytes object."""
         self._prep_receive(Kind.kRead, fd, size, 0)
 
-    def prep_read_into(self, int fd, buf):
+    cdef int prep_read_into(self, int fd, buf) except -1:
         """Read into a writable buffer; the result is the number of bytes."""
         self._check_writable(buf)
         self._buffer = buf
@@ -690,7 +692,7 @@ cdef class Overlapped:
             PyBuffer_Release(&self._view)
         return 0
 
-    def prep_send(self, int fd, buf, unsigned flags):
+    cdef int prep_send(self, int fd, buf, unsigned flags) except -1:
         """Send all of buf; the result is its length.  The buffer is exported until then."""
         cdef int64_t sent
         self._hold(buf)
@@ -707,14 +709,14 @@ cdef class Overlapped:
             self._enter(self.ring._proactor.start_send(
                 fd, self._view.buf, self._view.len, flags, sent))
 
-    def prep_write(self, int fd, buf):
+    cdef int prep_write(self, int fd, buf) except -1:
         """Write all of buf to a pipe or a terminal; the result is its length."""
         self._hold(buf)
         self._kind = Kind.kWrite
         self._fd = fd
         self._enter(self.ring._proactor.start_write(fd, self._view.buf, self._view.len))
 
-    def prep_sendto(self, int fd, int family, buf, unsigned flags, addr):
+    cdef bint prep_sendto(self, int fd, int family, buf, unsigned flags, addr) except -1:
         """Send a datagram; False if the address is one that only the socket module understands."""
         cdef sockaddr_storage address
         cdef unsigned length = parse_address(family, addr, &address)
@@ -727,7 +729,7 @@ cdef class Overlapped:
             fd, self._view.buf, self._view.len, flags, &address, length))
         return True
 
-    def prep_sendfile(self, int fd, int file, offset, count):
+    cdef int prep_sendfile(self, int fd, int file, offset, count) except -1:
         """Send `count` bytes of a file from `offset`; the result is how many there were.
 
         The file is duplicated: its number may be closed meanwhile.
@@ -745,7 +747,7 @@ cdef class Overlapped:
         self._fd = fd
         self._enter(key)
 
-    def finish(self, value):
+    cdef int finish(self, value) except -1:
         """Complete without the kernel."""
         self._kind = Kind.kNone
         self._value = value

@@ -68,9 +68,14 @@ from asyncio import base_events, futures
 from asyncio.log import logger
 from functools import partial
 
+cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject* cls, object args, PyObject* kwargs)
+        int (*tp_init)(object self, object args, object kwargs) except -1
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -94,17 +99,44 @@ cdef int64_t INFINITE = 0x7fffffffffffffff
 _CLOSE_PATIENCE = 5.0
 
 
-# The base class's methods, called by name: super() would search all bases at every call.
 cdef object _Future = futures.Future
-cdef object _future_init = futures.Future.__init__
-cdef object _future_cancel = futures.Future.cancel
 cdef object _future_set_result = futures.Future.set_result
-cdef object _future_set_exception = futures.Future.set_exception
-cdef object _future_add_done_callback = futures.Future.add_done_callback
-cdef object _future_remove_done_callback = futures.Future.remove_done_callback
+
+
+# ours: as _OverlappedFuture(ov, loop=loop), at a third of the price: there are two of them a message.
+# kwargs is {'loop': loop}.
+cdef object _new_overlapped_future(Overlapped ov, dict kwargs):
+    cdef PyTypeObject* cls = <PyTypeObject*> _OverlappedFuture
+    f = cls.tp_new(cls, (), NULL)
+    (<PyTypeObject*> _Future).tp_init(f, (), kwargs)
+    if f._source_traceback:
+        del f._source_traceback[-1]
+    f._ov = ov
+    return f
+
+
+# ours: f.set_result(value), in line for the kind of future that it nearly always is.
+cdef int _set_result(object f, Overlapped ov, object value) except -1:
+    if type(f) is not _OverlappedFuture:
+        f.set_result(value)
+        return 0
+    _schedule(ov)
+    _future_set_result(f, value)
+    f._ov = None
+    return 0
+
+
+# ours: have the first done-callback run; differs[D21]
+cdef int _schedule(Overlapped ov) except -1:
+    cdef _DoneHandle handle = ov.done_handle
+    if handle is not None:
+        ov.done_handle = None
+        handle._loop._ready.append(handle)
+    return 0
 
 
 # ours: the first done-callback needs no Handle; differs[D21]
+@cython.freelist(256)
 cdef class _DoneHandle:
     """The first done-callback of an operation's future, ready to be run by the loop.
 
@@ -146,24 +178,24 @@ cdef class _DoneHandle:
 class _OverlappedFuture(futures.Future):
     """The future of one operation; cancelling it cancels the operation."""
 
-    __slots__ = ('_ov', '_first')
+    __slots__ = ('_ov',)
 
     # stdlib: _OverlappedFuture.__init__
     def __init__(self, ov, *, loop=None):
-        _future_init(self, loop=loop)
+        super().__init__(loop=loop)
         if self._source_traceback:
             del self._source_traceback[-1]
         self._ov = ov
-        self._first = None
 
     # stdlib: _OverlappedFuture._repr_info
     def _repr_info(self):
+        cdef Overlapped ov = self._ov
         info = super()._repr_info()
-        if self._first is not None:
-            info.append(f'cb={self._first._callback!r}')
-        if self._ov is not None:
-            state = 'pending' if self._ov.pending else 'completed'
-            info.insert(1, f'overlapped=<{state}, {self._ov.address:#x}>')
+        if ov is not None:
+            state = 'pending' if ov.pending else 'completed'
+            info.insert(1, f'overlapped=<{state}, {ov.address:#x}>')
+            if ov.done_handle is not None:
+                info.append(f'cb=[{ov.done_handle._callback!r}]')
         return info
 
     # stdlib: _OverlappedFuture._cancel_overlapped
@@ -185,52 +217,49 @@ class _OverlappedFuture(futures.Future):
 
     # stdlib: _OverlappedFuture.cancel
     def cancel(self, msg=None):
+        if self._ov is not None:
+            _schedule(self._ov)
         self._cancel_overlapped()
-        if self._first is not None:
-            self._schedule_first()
-        return _future_cancel(self, msg)
+        return super().cancel(msg=msg)
 
     # stdlib: _OverlappedFuture.set_exception
     def set_exception(self, exception):
-        if self._first is not None:
-            self._schedule_first()
-        _future_set_exception(self, exception)
+        if self._ov is not None:
+            _schedule(self._ov)
+        super().set_exception(exception)
         self._cancel_overlapped()
 
     # stdlib: _OverlappedFuture.set_result
     def set_result(self, result):
-        if self._first is not None:
-            self._schedule_first()
-        _future_set_result(self, result)
+        if self._ov is not None:
+            _schedule(self._ov)
+        super().set_result(result)
         self._ov = None
 
     # -- ours: no counterpart in the stdlib's class --
 
-    # differs[D21]: the first callback, nearly always the only one.
+    # differs[D21]: the first callback, nearly always the only one. While there is an operation,
+    # the future is pending; a traceback tells of debug mode.
     def add_done_callback(self, fn, *, context=None):
+        cdef Overlapped ov = self._ov
         cdef _DoneHandle handle
-        # Without an operation it is done; with a traceback it is in debug mode.
-        if self._first is not None or self._ov is None or self._source_traceback:
-            _future_add_done_callback(self, fn, context=context)
+        if ov is None or ov.done_handle is not None or self._source_traceback:
+            super().add_done_callback(fn, context=context)
             return
         handle = _DoneHandle.__new__(_DoneHandle)
         handle._callback = fn
         handle._context = PyContext_CopyCurrent() if context is None else context
         handle._future = self
         handle._loop = self._loop
-        self._first = handle
+        ov.done_handle = handle
 
     def remove_done_callback(self, fn):
-        removed = _future_remove_done_callback(self, fn)
-        if self._first is not None and self._first._callback == fn:
-            self._first = None
+        cdef Overlapped ov = self._ov
+        removed = super().remove_done_callback(fn)
+        if ov is not None and ov.done_handle is not None and ov.done_handle._callback == fn:
+            ov.done_handle = None
             removed += 1
         return removed
-
-    def _schedule_first(self):
-        handle, self._first = self._first, None
-        self._loop._check_closed()
-        self._loop._ready.append(handle)
 
 
 # stdlib: _BaseWaitHandleFuture
@@ -469,15 +498,18 @@ cdef class IouringProactor:
     """
 
     cdef object _loop
+    cdef dict _future_kwargs    # for the futures of operations
     cdef readonly list _results
     cdef Ring _ring
     cdef readonly object _stopped_serving
+    cdef bint _any_stopped      # the set is not empty; asking it at every completion costs more
     cdef object __weakref__
 
     # stdlib: IocpProactor.__init__
     def __init__(self, rung=None):
         # differs[D17]
         self._loop = None
+        self._future_kwargs = {}
         self._results = []
         self._stopped_serving = weakref.WeakSet()
         # differs[D1]: no _cache and no _unregistered; differs[D11]: no _registered.
@@ -503,6 +535,7 @@ cdef class IouringProactor:
     # stdlib: IocpProactor.set_loop
     def set_loop(self, loop):
         self._loop = loop
+        self._future_kwargs = {'loop': loop}
 
     # stdlib: IocpProactor.select
     def select(self, timeout=None):
@@ -681,7 +714,7 @@ cdef class IouringProactor:
         def finish_wait_cancel(trans, key, ov):
             return True
 
-        event.own(f, event.obj, finish_wait_cancel)
+        (<Overlapped> event).own(f, event.obj, finish_wait_cancel)
         return f
 
     # stdlib: IocpProactor._wait_for_handle
@@ -751,7 +784,7 @@ cdef class IouringProactor:
             return f
 
         # differs[D1]
-        (<Overlapped> ov)._own(f, obj, callback)
+        (<Overlapped> ov).own(f, obj, callback)
         return f
 
     # stdlib: IocpProactor._unregister
@@ -789,7 +822,7 @@ cdef class IouringProactor:
             try:
                 if f is None:
                     pass
-                elif self._stopped_serving and obj in self._stopped_serving:
+                elif self._any_stopped and obj in self._stopped_serving:
                     f.cancel()
                 # A cancelled future has asked its operation to end; what else is done has been
                 # given a result by somebody else.
@@ -821,6 +854,7 @@ cdef class IouringProactor:
     def _stop_serving(self, obj):
         # obj is about to be closed, in BaseProactorEventLoop._stop_serving().
         self._stopped_serving.add(obj)
+        self._any_stopped = True
         # differs[D13]
         self._ring.settle(obj)
 
@@ -910,7 +944,7 @@ cdef class IouringProactor:
 
     def _watch(self, future):
         """differs[D18]: the user may close the socket of this operation."""
-        ov = future._ov
+        cdef Overlapped ov = future._ov
         if ov is not None:
             ov.watch()
 
@@ -941,6 +975,9 @@ cdef class IouringProactor:
                 raise BlockingIOError
 
         return self._register(ov, None, finish_poll)
+
+
+cdef object _finish_socket_func = IouringProactor.finish_socket_func
 
 
 # absent: _WindowsSubprocessTransport: unix_events has Unix's
