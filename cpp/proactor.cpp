@@ -151,7 +151,8 @@ std::int64_t Proactor::start_sendto(int fd, const void* buffer, std::uint64_t le
   operation->length = length;
   operation->message_flags = message_flags | MSG_NOSIGNAL;
   memset(&block->message, 0, sizeof(block->message));
-  memcpy(&block->address, address, address_length);
+  // Without an address, of a connected socket, it is null, which memcpy must not see.
+  if (address_length != 0) memcpy(&block->address, address, address_length);
   block->message.msg_name = &block->address;
   block->message.msg_namelen = address_length;
   block->message.msg_iov = &block->vector;

@@ -27,7 +27,6 @@ TIME_LIMIT = 30
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "uringloop_only: the selector loop does something else, or nothing")
-    config.addinivalue_line("markers", "selector_warns: on the selector loop the test leaves a ResourceWarning")
 
 
 def pytest_generate_tests(metafunc):
@@ -55,8 +54,6 @@ def pytest_pyfunc_call(pyfuncitem):
 @pytest.fixture
 def loop_factory(request):
     """Makes a new loop of the kind under test."""
-    if request.param == "selector" and request.node.get_closest_marker("selector_warns"):
-        request.applymarker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
     return LOOPS[request.param]
 
 

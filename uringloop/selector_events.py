@@ -71,7 +71,7 @@ class _ReadinessMixin:
     # -- ours: no counterpart in the stdlib's class --
 
     def _find_key(self, fileobj):
-        # A closed object has lost its number, and is found by itself.
+        # As selectors' _fileobj_lookup: a closed object has lost its number, and is found by itself.
         try:
             return self._keys.get(selectors._fileobj_to_fd(fileobj))
         except ValueError:
@@ -122,10 +122,7 @@ class _ReadinessMixin:
     def _remove_wait(self, fileobj, event):
         if self.is_closed():
             return False
-        try:
-            key = self._find_key(fileobj)
-        except ValueError:
-            key = None
+        key = self._find_key(fileobj)
         if key is None:
             return False
         removed = self._end_wait(key, event)
