@@ -354,6 +354,22 @@ async def test_flow_control(loop, endpoint, narrow):
     await closed(a)
 
 
+async def test_flow_control_after_a_failed_send(loop, endpoint, narrow):
+    """The last of the queue can't be sent: writing is resumed all the same."""
+    ours, theirs = narrow
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    a = await endpoint(sock=ours)
+    a[0].set_write_buffer_limits(high=20_000)
+    for _ in range(50):
+        a[0].sendto(bytes(1000))
+    a[0].sendto(bytes(500_000))
+    assert a[1].calls == ["pause_writing"]
+    await receive(loop, theirs, 50)
+    await until(lambda: a[1].calls == ["pause_writing", "resume_writing"])
+    assert [exc.errno for exc in a[1].errors] == [errno.EMSGSIZE]
+    await closed(a)
+
+
 @pytest.mark.uringloop_only  # 3.13's selector loop forgets to take the headers off
 async def test_write_buffer_size_returns_to_zero(loop, endpoint, narrow):
     ours, theirs = narrow

@@ -19,7 +19,7 @@ import zlib
 
 import pytest
 
-from support import drain, fill, needs_ipv6, read_all, read_exactly, reset, some_bytes, tcp_pair, turns
+from support import close, drain, fill, needs_ipv6, read_all, read_exactly, reset, some_bytes, tcp_pair, turns
 
 
 @pytest.fixture
@@ -353,7 +353,7 @@ def file(tmp_path):
 @pytest.mark.parametrize("fallback", [False, True])
 @pytest.mark.parametrize(
     "offset, count, sent",
-    [(0, None, 100_000), (10, 500, 500), (99_990, None, 10), (99_990, 500, 10), (100_000, None, 0), (200_000, 5, 0)],
+    [(0, None, 100_000), (10, 500, 500), (99_990, None, 10), (99_990, 500, 10), (100_000, None, 0), (200_000, 5, 0), (0, 1 << 40, 100_000)],
 )
 async def test_sock_sendfile_part(loop, pair, file, offset, count, sent, fallback):
     a, b = pair
@@ -396,6 +396,37 @@ async def test_sock_sendfile_to_a_peer_that_leaves(loop, pair, large_file):
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
         await task
     assert 0 < large_file.tell() < SIZE
+
+
+@pytest.mark.parametrize("count", [None, SIZE])
+async def test_sock_sendfile_of_a_file_that_shrinks(loop, pair, large_file, count):
+    a, b = pair
+    sending = asyncio.create_task(loop.sock_sendfile(a, large_file, 0, count, fallback=False))
+    await turns(3)
+    large_file.truncate(1_000_000)
+    reading = asyncio.create_task(read_all(loop, b))
+    sent = await sending
+    assert large_file.tell() == sent < SIZE
+    a.shutdown(socket.SHUT_WR)
+    assert len(await reading) == sent
+
+
+async def test_sendfile_over_tls_falls_back(loop, tls, file):
+    received = loop.create_future()
+
+    async def serve(reader, writer):
+        received.set_result(await reader.read())
+        await close(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls[0])
+    address = server.sockets[0].getsockname()
+    reader, writer = await asyncio.open_connection(*address, ssl=tls[1], server_hostname="localhost")
+    with pytest.raises(RuntimeError):
+        await loop.sendfile(writer.transport, file, fallback=False)
+    assert await loop.sendfile(writer.transport, file) == 100_000
+    await close(writer)
+    assert await received == some_bytes(100_000)
+    await close(server)
 
 
 async def test_sendfile_comes_after_what_is_written(loop, connect, pair, file):
