@@ -1,0 +1,103 @@
+"""Build the C++ tests: cpp/*.cpp and tests/cpp/*.cpp into one program.
+
+    python tests/cpp/build.py plain|sanitized DIRECTORY
+
+Objects and the program lie in DIRECTORY; what is newer than all that it was made of stays. The last
+line of output is the program's path. $CXX chooses the compiler; -luring is not there on purpose:
+cpp/kernel.hpp says that nothing of the shared library is needed.
+"""
+
+import concurrent.futures
+import fcntl
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CORE = HERE.parent.parent / "cpp"
+JOBS = 2
+FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-g", "-pthread", f"-I{CORE}"]
+VARIANTS = {
+    "plain": [],
+    "sanitized": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
+}
+# Test cases are compiled more often than they run; the optimizer takes four times as long for them.
+UNOPTIMIZED = {"test_proactor.cpp", "test_proactor_real.cpp", "test_ring.cpp", "test_operation_table.cpp"}
+
+
+def is_current(target, dependencies):
+    """True when `target` is newer than what its dependency file names, and was made by the same command."""
+    try:
+        words = dependencies.read_text().replace("\\\n", " ").split()
+        made = target.stat().st_mtime
+        return all(Path(word).stat().st_mtime < made for word in words[1:])
+    except OSError:
+        return False
+
+
+def compile_source(source, directory, command):
+    """Return the object, and what the compiler said if it failed."""
+    target = directory / (source.stem + ".o")
+    dependencies = target.with_suffix(".d")
+    if is_current(target, dependencies):
+        return target, None
+    optimize = "-O0" if source.name in UNOPTIMIZED else "-O1"
+    temporary = target.with_suffix(".new")
+    done = subprocess.run(
+        [*command, optimize, "-MMD", "-MF", dependencies, "-MT", target, "-c", source, "-o", temporary],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        return target, done.stderr
+    temporary.replace(target)
+    return target, done.stderr or None
+
+
+def build(variant, directory):
+    """Return the program's path; SystemExit with the compiler's words."""
+    cflags = subprocess.run(["pkg-config", "--cflags", "liburing"], capture_output=True, text=True)
+    if cflags.returncode != 0:
+        raise SystemExit(f"{cflags.stderr}\n`apt install liburing-dev pkg-config` brings liburing")
+    command = [*shlex.split(os.environ.get("CXX", "g++")), *FLAGS, *shlex.split(cflags.stdout), *VARIANTS[variant]]
+    sources = [*sorted(CORE.glob("*.cpp")), *sorted(HERE.glob("*.cpp"))]
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "lock", "w") as lock:
+        # Another Python's test run may build the same.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remember_command(directory, command)
+        with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+            # The longest first, so that the last one to end is a short one.
+            sources.sort(key=lambda source: -source.stat().st_size)
+            results = list(pool.map(lambda source: compile_source(source, directory, command), sources))
+        errors = [text for target, text in results if text]
+        if errors:
+            hint = "\n`apt install doctest-dev` brings doctest" if "doctest.h: No such" in errors[0] else ""
+            raise SystemExit("\n".join(errors) + hint)
+        objects = [target for target, text in results]
+        program = directory / "tests"
+        if not program.exists() or any(each.stat().st_mtime > program.stat().st_mtime for each in objects):
+            temporary = directory / "tests.new"
+            done = subprocess.run([*command, *objects, "-o", temporary], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise SystemExit(done.stderr)
+            temporary.replace(program)
+    return program
+
+
+def remember_command(directory, command):
+    """Forget all objects that another command made."""
+    made_by = directory / "command"
+    text = shlex.join(command)
+    if not made_by.exists() or made_by.read_text() != text:
+        for name in [*directory.glob("*.o"), directory / "tests"]:
+            name.unlink(missing_ok=True)
+        made_by.write_text(text)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in VARIANTS:
+        raise SystemExit(__doc__)
+    print(build(sys.argv[1], Path(sys.argv[2])))

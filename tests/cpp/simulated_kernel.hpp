@@ -1,0 +1,211 @@
+// A kernel for tests: io_uring, sockets, pipes, threads and a clock, all make-believe.
+//
+// It fills a `Kernel` table, and what it does depends on its seed and on what it was told alone.
+// The rules that it plays by are the real kernel's, as io_uring_setup(2), io_uring_enter(2) and
+// fs/io_uring of 6.18 have them; test_ring.cpp holds it against the running kernel:
+//  - SQEs are consumed in enter() alone; what can be done at once completes there, the rest waits
+//    for readiness and completes in task work: at once on a plain ring, in the next enter() of a
+//    COOP_TASKRUN ring, in an enter() of the owner with GETEVENTS on a DEFER_TASKRUN ring;
+//  - what finds no room waits, but with MSG_DONTWAIT, and on a pipe with O_NONBLOCK of a kernel
+//    before 6.5, it ends with -EAGAIN;
+//  - a request in flight holds its file open, whoever closes the descriptor;
+//  - a cancel is a request like any other, and its target's own completion comes after it;
+//  - a request reads its buffer until its final completion: it is looked at once more right before
+//    that, so that one freed too early is a fault under ASan, and one changed a violation;
+//  - a completion that finds the CQ full is kept for an enter() with GETEVENTS.
+//
+// To add an operation: a case in perform(), and in wanted_events() if it can wait.
+// To add a fault: a member of Chances for a random one, a plain member for a steady one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "features.hpp"
+#include "kernel.hpp"
+
+namespace uring::test {
+
+enum class Call {
+  kSetup,
+  kEnter,
+  kRegister,
+  kMmap,
+  kMunmap,
+  kMadvise,
+  kEventfd,
+  kClose,
+  kRead,
+  kWrite,
+  kReceive,
+  kSend,
+  kSendfile,
+};
+constexpr int kCallCount = static_cast<int>(Call::kSendfile) + 1;
+
+// How often, of a thousand times, something goes another way than one would like.
+struct Chances {
+  unsigned short_transfer = 0;  // some of the bytes
+  unsigned zero_transfer = 0;   // none of the bytes, and no error
+  unsigned spurious = 0;        // a request ends with -EINTR or -ECANCELED, a sending one -EAGAIN too
+  unsigned hold_back = 0;       // what is ready completes in a later enter
+  unsigned reorder = 0;         // the completions of an enter come in another order
+  unsigned late_cancel = 0;     // the target ends before its cancel reaches it
+  unsigned failed_enter = 0;    // -EAGAIN or -EBUSY of a submit, -EINTR of a wait; nothing done
+  unsigned short_submit = 0;    // some of the SQEs are consumed
+};
+
+class SimulatedKernel {
+ public:
+  explicit SimulatedKernel(std::uint64_t seed = 1);
+  ~SimulatedKernel();
+  SimulatedKernel(const SimulatedKernel&) = delete;
+  SimulatedKernel& operator=(const SimulatedKernel&) = delete;
+
+  Kernel table() noexcept;
+
+  // -- What kernel it is: anything else is -EINVAL --
+  unsigned known_setup_flags;
+  unsigned known_enter_flags;
+  unsigned features;
+  std::set<unsigned> known_operations;
+
+  // -- Who calls, and when --
+  int thread = 1;
+  unsigned forks = 0;
+  std::int64_t now = 1000000000;
+  // Its requests on rings that outlive it end with `orphan_result` when their turn comes.
+  void exit_thread(int which);
+  int orphan_result;
+
+  // -- Faults --
+  Chances chances;
+  std::size_t largest_transfer;  // bytes of one send, write or sendfile
+  unsigned largest_submit;       // SQEs of one enter
+  bool late_cancels = false;
+  bool busy_on_overflow = false;  // -EBUSY when not all that overflowed fits
+  // The nth call from now, and the `times - 1` after it, do nothing and return `error`.
+  void fail(Call call, int error, unsigned nth = 1, unsigned times = 1);
+  // The next request of this opcode ends so, having done nothing; several queue up.
+  void force_result(unsigned opcode, int result);
+  // Called when a thread would sleep: the others' turn.  False when they have nothing to do.
+  std::function<bool()> while_asleep;
+
+  // -- Files.  Descriptors are the lowest that are free, as everywhere. --
+  std::pair<int, int> stream_pair(std::size_t capacity = 65536);
+  // To write to, to read from.  `nonblocking`: a write that finds no room ends with -EAGAIN.
+  std::pair<int, int> pipe(std::size_t capacity, bool nonblocking);
+  int datagram_socket(const std::string& address, std::size_t capacity = 65536);
+  int regular_file(std::string content);
+  // The other side's calls: they suffer no faults.
+  std::int64_t put(int fd, const std::string& bytes);
+  std::string take(int fd, std::size_t most = static_cast<std::size_t>(-1));
+  bool at_end(int fd);  // nothing to read, and nobody who could write
+  void close_file(int fd);
+  void reset(int fd);  // close it so that its peer sees a reset
+
+  // -- Rings --
+  // A completion out of nowhere.
+  void post(int ring_fd, std::uint64_t user_data, int result, unsigned flags = 0);
+  // Closed rings let go of what was in flight on them late: here.
+  void end_closed_rings();
+
+  // -- Checks --
+  unsigned calls(Call call) const { return calls_[static_cast<int>(call)]; }
+  std::size_t open_files() const { return files_.size(); }
+  bool is_open(int fd) const { return files_.count(fd) != 0; }
+  std::size_t mappings() const { return mappings_.size(); }
+  std::size_t requests(int ring_fd) const;
+  unsigned ring_flags(int ring_fd) const;
+  unsigned last_enter_flags = 0;
+  std::int64_t slept = 0;  // nanoseconds in sleep(), not in enter()
+  // What no program may do, in words: empty at the end of every test.
+  std::vector<std::string> violations;
+
+  bool chance(unsigned in_a_thousand);
+  std::uint64_t below(std::uint64_t limit);
+
+ private:
+  struct Queue;
+  struct File;
+  struct Request;
+  struct Ring;
+  struct Mapping {
+    std::size_t length;
+    std::shared_ptr<void> memory;
+    unsigned forks;
+    bool in_children;  // until MADV_DONTFORK
+  };
+  struct Failure {
+    unsigned wait;
+    unsigned times;
+    int error;
+  };
+  using FilePointer = std::shared_ptr<File>;
+
+  // The calls of the table.
+  int setup(unsigned entries, io_uring_params* params);
+  int enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+            const void* argument, std::size_t size);
+  int register_(int fd, unsigned opcode, void* argument, unsigned count);
+  int mmap(std::size_t length, int fd, std::int64_t offset, void** address);
+  int munmap(void* address, std::size_t length);
+  int madvise(void* address, std::size_t length, int advice);
+  int eventfd(unsigned initial, int flags);
+  int close(int fd);
+  std::int64_t read(int fd, void* buffer, std::size_t size);
+  std::int64_t write(int fd, const void* buffer, std::size_t size);
+  std::int64_t recvfrom(int fd, void* buffer, std::size_t size, int flags, sockaddr* address,
+                        socklen_t* length);
+  std::int64_t send(int fd, const void* buffer, std::size_t size, int flags);
+  std::int64_t sendfile(int socket, int file, std::int64_t offset, std::size_t count);
+
+  int failure(Call call);
+  void violate(std::string what) { violations.push_back(std::move(what)); }
+
+  int open(FilePointer file);
+  FilePointer file_at(int fd) const;
+  Ring* ring_at(int fd) const;
+  std::size_t limited(std::size_t size);
+  std::int64_t read_from(File& file, void* buffer, std::size_t size);
+  std::int64_t write_to(File& file, const void* buffer, std::size_t size);
+  std::int64_t send_message(File& file, const msghdr& message);
+
+  bool may_enter(const Ring& ring) const;
+  int submit(Ring& ring, unsigned count);
+  bool start(Ring& ring, const io_uring_sqe& sqe);
+  void cancel(Ring& ring, std::uint64_t user_data, std::uint64_t target);
+  bool attempt(Request& request, int* result);
+  int perform(Request& request);
+  std::uint32_t wanted_events(const Request& request) const;
+  bool is_ready(const Request& request) const;
+  void run_task_work(Ring& ring, bool hold_back);
+  void complete(Ring& ring, const Request& request, int result);
+  void flush(Ring& ring);
+  void flush_overflow(Ring& ring);
+  std::uint64_t checksum(const Request& request) const;
+  void check_memory(const Request& request);
+  // Something may be ready that was not.
+  void changed();
+
+  std::mt19937_64 random_;
+  std::map<int, FilePointer> files_;
+  std::map<std::string, std::weak_ptr<Queue>> addresses_;
+  std::map<void*, Mapping> mappings_;
+  std::vector<Request> closing_;
+  std::set<int> exited_;
+  std::vector<Failure> failures_[kCallCount];
+  unsigned calls_[kCallCount] = {};
+  std::map<unsigned, std::deque<int>> forced_;
+};
+
+}  // namespace uring::test

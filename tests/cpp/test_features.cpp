@@ -1,0 +1,141 @@
+#include "features.hpp"
+
+#include "support.hpp"
+
+namespace uring::test {
+namespace {
+
+constexpr unsigned kDeferFlags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+
+int probe(SimulatedKernel& kernel, Features* features, Rung best = Rung::kDeferTaskrun) {
+  const std::size_t files = kernel.open_files();
+  const int error = probe_features(kernel.table(), features, best);
+  CHECK(kernel.open_files() == files);
+  CHECK(kernel.mappings() == 0);
+  CHECK(kernel.violations.empty());
+  return error;
+}
+
+TEST_CASE("setup_flags: SUBMIT_ALL and CQSIZE stand on every rung") {
+  for (Rung rung : kRungs) {
+    CAPTURE(rung_name(rung));
+    const unsigned flags = setup_flags(rung);
+    CHECK((flags & IORING_SETUP_SUBMIT_ALL) != 0);
+    CHECK((flags & IORING_SETUP_CQSIZE) != 0);
+    // The flag goes with each of the two modes, and with no other: -EINVAL.
+    CHECK(((flags & IORING_SETUP_TASKRUN_FLAG) != 0) == (rung != Rung::kPlain));
+    CHECK(((flags & kDeferFlags) == kDeferFlags) == (rung == Rung::kDeferTaskrun));
+    CHECK(((flags & IORING_SETUP_COOP_TASKRUN) != 0) == (rung == Rung::kCoopTaskrun));
+  }
+}
+
+TEST_CASE("probe_features: the best rung of a kernel that knows all flags") {
+  SimulatedKernel kernel;
+  Features features;
+  REQUIRE(probe(kernel, &features) == 0);
+  CHECK(features.rung == Rung::kDeferTaskrun);
+  CHECK(features.single_issuer());
+  CHECK(features.no_iowait());
+  CHECK(kernel.calls(Call::kSetup) == 1);
+}
+
+TEST_CASE("probe_features: a kernel without DEFER_TASKRUN stands on the second rung") {
+  SimulatedKernel kernel;
+  kernel.known_setup_flags &= ~kDeferFlags;
+  kernel.features &= ~IORING_FEAT_NO_IOWAIT;
+  Features features;
+  REQUIRE(probe(kernel, &features) == 0);
+  CHECK(features.rung == Rung::kCoopTaskrun);
+  CHECK_FALSE(features.single_issuer());
+  CHECK_FALSE(features.no_iowait());
+}
+
+TEST_CASE("probe_features: a kernel without any task run flag stands on the last rung") {
+  SimulatedKernel kernel;
+  kernel.known_setup_flags = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE;
+  Features features;
+  REQUIRE(probe(kernel, &features) == 0);
+  CHECK(features.rung == Rung::kPlain);
+  CHECK(kernel.calls(Call::kSetup) == 3);
+}
+
+TEST_CASE("probe_features: never above the rung that was asked for") {
+  for (Rung rung : kRungs) {
+    CAPTURE(rung_name(rung));
+    SimulatedKernel kernel;
+    Features features;
+    REQUIRE(probe(kernel, &features, rung) == 0);
+    CHECK(features.rung == rung);
+  }
+}
+
+TEST_CASE("probe_features: a kernel before SUBMIT_ALL is refused") {
+  SimulatedKernel kernel;
+  kernel.known_setup_flags = IORING_SETUP_CQSIZE;
+  Features features;
+  CHECK(probe(kernel, &features) == -EINVAL);
+}
+
+TEST_CASE("probe_features: a kernel without a needed feature is refused") {
+  for (unsigned missing : {IORING_FEAT_SINGLE_MMAP, IORING_FEAT_NODROP, IORING_FEAT_EXT_ARG}) {
+    CAPTURE(missing);
+    SimulatedKernel kernel;
+    kernel.features &= ~missing;
+    Features features;
+    CHECK(probe(kernel, &features) == -EINVAL);
+  }
+}
+
+TEST_CASE("probe_features: a kernel without a needed operation is refused") {
+  for (unsigned missing : {static_cast<unsigned>(IORING_OP_POLL_ADD),
+                           static_cast<unsigned>(IORING_OP_ASYNC_CANCEL),
+                           static_cast<unsigned>(IORING_OP_SEND),
+                           static_cast<unsigned>(IORING_OP_SENDMSG),
+                           static_cast<unsigned>(IORING_OP_WRITE)}) {
+    CAPTURE(missing);
+    SimulatedKernel kernel;
+    kernel.known_operations.erase(missing);
+    Features features;
+    CHECK(probe(kernel, &features) == -EINVAL);
+  }
+}
+
+TEST_CASE("probe_features: a refusal is handed on as it is") {
+  for (int error : {-EPERM, -ENOSYS, -ENOMEM, -EMFILE}) {
+    CAPTURE(error);
+    SimulatedKernel kernel;
+    kernel.fail(Call::kSetup, error);
+    Features features;
+    CHECK(probe(kernel, &features) == error);
+    CHECK(kernel.calls(Call::kSetup) == 1);
+  }
+}
+
+TEST_CASE("probe_features: a refused probe closes its ring") {
+  SimulatedKernel kernel;
+  kernel.fail(Call::kRegister, -EACCES);
+  Features features;
+  CHECK(probe(kernel, &features) == -EACCES);
+}
+
+TEST_CASE("probe_features: a failure leaves the features alone") {
+  SimulatedKernel kernel;
+  kernel.fail(Call::kSetup, -EMFILE);
+  Features features;
+  features.kernel_features = 12345;
+  CHECK(probe(kernel, &features) == -EMFILE);
+  CHECK(features.kernel_features == 12345);
+}
+
+TEST_CASE("real_features: the running kernel has a rung and keeps it") {
+  Features features;
+  REQUIRE(real_features(&features) == 0);
+  Features again;
+  REQUIRE(real_features(&again) == 0);
+  CHECK(again.rung == features.rung);
+  CHECK(again.kernel_features == features.kernel_features);
+  MESSAGE("the running kernel stands on " << rung_name(features.rung));
+}
+
+}  // namespace
+}  // namespace uring::test

@@ -1,0 +1,101 @@
+"""The C++ tests, each case an item: cpp/ without Python, plain and with sanitizers.
+
+The program of a variant is built when its first case runs. To look into a failure by hand:
+
+    build/cpp-tests/plain/tests --test-case="..." --no-breaks
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "tests/cpp").glob("test_*.cpp"))
+VARIANTS = ["plain", "sanitized"]
+# Of one case; the longest takes a second or two.
+TIME_LIMIT = 60
+
+# A build may be part of it.
+pytestmark = pytest.mark.timeout(600)
+
+
+def cases_in(source):
+    return re.findall(r'^TEST_CASE\("(.+)"\) \{', source.read_text(), re.MULTILINE)
+
+
+CASES = [(source.name, name) for source in SOURCES for name in cases_in(source)]
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """program("plain"): the path of the built program."""
+    built = {}
+
+    def program(variant):
+        if variant not in built:
+            directory = ROOT / "build/cpp-tests"
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError:
+                directory = None
+            if directory is None or not os.access(directory, os.W_OK):
+                directory = tmp_path_factory.mktemp("cpp-tests")
+            done = subprocess.run(
+                [sys.executable, ROOT / "tests/cpp/build.py", variant, directory / variant],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            # Once: a compiler that failed will fail again.
+            built[variant] = done.stdout.splitlines()[-1] if done.returncode == 0 else done.stdout
+            built[variant, "failed"] = done.returncode != 0
+        if built[variant, "failed"]:
+            pytest.fail(built[variant], pytrace=False)
+        return built[variant]
+
+    return program
+
+
+def run(command):
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=TIME_LIMIT
+        )
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode(errors="replace")
+        pytest.fail(f"not done after {TIME_LIMIT} s\n{output}", pytrace=False)
+    return done
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("source, name", CASES, ids=[f"{Path(source).stem}-{name}" for source, name in CASES])
+def test_case(program, variant, source, name):
+    done = run(
+        [
+            program(variant),
+            "--no-breaks",
+            "--no-colors",
+            f"--source-file=*/{source}",
+            # A comma would end the pattern.
+            f"--test-case={name.replace(',', '?')}",
+        ]
+    )
+    if done.returncode != 0 or not re.search(r"test cases:\s+1 \|\s+1 passed", done.stdout):
+        pytest.fail(done.stdout, pytrace=False)
+
+
+def test_every_case_is_an_item(program):
+    done = run([program("plain"), "--list-test-cases", "--no-colors"])
+    total = re.search(r"unskipped test cases passing the current filters: (\d+)", done.stdout)
+    assert int(total[1]) == len(CASES)
+
+
+def test_nothing_of_liburing_is_linked(program):
+    """kernel.hpp: its shared library makes no system call here."""
+    done = run(["ldd", program("plain")])
+    assert done.returncode == 0
+    assert "liburing" not in done.stdout
