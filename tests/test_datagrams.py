@@ -365,7 +365,7 @@ async def test_flow_control_after_a_failed_send(loop, endpoint, narrow):
     a[0].sendto(bytes(500_000))
     assert a[1].calls == ["pause_writing"]
     await receive(loop, theirs, 50)
-    await until(lambda: a[1].calls == ["pause_writing", "resume_writing"])
+    await until(lambda: a[1].errors and a[1].calls == ["pause_writing", "resume_writing"])
     assert [exc.errno for exc in a[1].errors] == [errno.EMSGSIZE]
     await closed(a)
 

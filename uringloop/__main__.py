@@ -7,8 +7,9 @@ import argparse
 import os
 import shutil
 import sys
+from pathlib import Path
 
-from . import side_by_side
+from . import side_by_side, side_by_side_html
 
 # For output into a file or a pipe: two columns of code without much wrapping.
 _WIDTH_ELSEWHERE = 160
@@ -18,7 +19,8 @@ _MINIMAL_WIDTH = 40
 def main(argv=None):
     """Run the command that `argv` names (default: the process's) and return the exit status.
 
-    0: done; 1: what is to be read is not installed, or the reader of the output has gone;
+    0: done; 1: what is to be read is not installed, the reader of the output has gone, or a file
+    can't be written;
     2: wrong arguments, or a name that is unknown or not clear.
     """
     arguments = _parser().parse_args(argv)
@@ -49,7 +51,11 @@ def _parser():
         "name", nargs="?", metavar="NAME",
         help="a class or a method, by the stdlib's name or ours: IocpProactor, recv, "
              "IouringProactor.recv, proactor.recv")
-    reading.add_argument(
+    form = reading.add_mutually_exclusive_group()
+    form.add_argument(
+        "--html", metavar="FILE", type=Path,
+        help="write a page for the browser instead: of NAME, or without one of all that is mirrored")
+    form.add_argument(
         "--width", type=_width, metavar="N",
         help="columns of the output (default: the terminal's, or "
              f"{_WIDTH_ELSEWHERE} where there is none)")
@@ -70,13 +76,23 @@ def _side_by_side(arguments):
         width = max(_MINIMAL_WIDTH,
                     shutil.get_terminal_size((_WIDTH_ELSEWHERE, 24)).columns)
     try:
-        text = side_by_side.show(arguments.name, width)
+        if arguments.html is not None:
+            text = side_by_side_html.page(arguments.name)
+        else:
+            text = side_by_side.show(arguments.name, width)
     except side_by_side.NameNotFound as exc:
         print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
         return 2
     except FileNotFoundError as exc:
         print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
         return 1
+    if arguments.html is not None:
+        try:
+            arguments.html.write_text(text, encoding="utf-8")
+        except OSError as exc:
+            print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
+            return 1
+        return 0
     encoding = sys.stdout.encoding or "utf-8"
     # By lines: without a buffer (python -u), Python drops the rest of a write cut short.
     sys.stdout.writelines(text.encode(encoding, "replace").decode(encoding).splitlines(True))

@@ -40,7 +40,7 @@ import os
 import select
 import socket
 from asyncio import (
-    base_events, constants, exceptions, proactor_events, sslproto, trsock)
+    base_events, constants, exceptions, proactor_events, sslproto, trsock, unix_events)
 from asyncio.log import logger
 
 # Server._detach() takes the transport from Python 3.13 on.
@@ -381,7 +381,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
     # stdlib: BaseProactorEventLoop._sock_sendfile_native
     async def _sock_sendfile_native(self, sock, file, offset, count):
-        if not hasattr(os, 'sendfile'):
+        # Where unix_events asks for it: who takes it away there (a test) means this loop, too.
+        if not hasattr(unix_events.os, 'sendfile'):
             raise exceptions.SendfileNotAvailableError("os.sendfile() is not available")
         try:
             fileno = file.fileno()

@@ -27,6 +27,8 @@ constexpr unsigned kFeatures = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP |
 constexpr unsigned kLargestRing = 32768;
 // A wait that lasts longer than so many rounds without anything to show gets what is held back.
 constexpr int kMostHeldBack = 64;
+// A wait that the others' doings do not end in so many rounds never ends.
+constexpr int kMostRounds = 10000;
 // What an enter takes, so that whoever polls for a time comes to its end.
 constexpr std::int64_t kCallTime = 1000;
 
@@ -689,8 +691,9 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
     if (ring->visible() >= min_complete) break;
     const bool more = std::any_of(ring->waiting.begin(), ring->waiting.end(),
                                   [this](const Request& request) { return is_ready(request); });
-    if (more || (while_asleep && while_asleep())) continue;
-    if (give_up == std::numeric_limits<std::int64_t>::max()) {
+    const bool endless = round > kMostRounds;
+    if (!endless && (more || (while_asleep && while_asleep()))) continue;
+    if (endless || give_up == std::numeric_limits<std::int64_t>::max()) {
       violate("sleeps for ever");
       return result(-EDEADLK);
     }

@@ -56,7 +56,7 @@ constexpr int kCallCount = static_cast<int>(Call::kSendfile) + 1;
 struct Chances {
   unsigned short_transfer = 0;  // some of the bytes
   unsigned zero_transfer = 0;   // none of the bytes, and no error
-  unsigned spurious = 0;        // a request ends with -EINTR or -ECANCELED, a sending one -EAGAIN too
+  unsigned spurious = 0;        // a request ends with -EINTR or -ECANCELED, a send with -EAGAIN too
   unsigned hold_back = 0;       // what is ready completes in a later enter
   unsigned reorder = 0;         // the completions of an enter come in another order
   unsigned late_cancel = 0;     // the target ends before its cancel reaches it

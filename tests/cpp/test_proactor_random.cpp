@@ -113,7 +113,8 @@ class Program {
     line->ours = ends.first;
     line->theirs = ends.second;
     line->pattern = ++patterns_;
-    note(line->pipe ? "pipe " : "stream ", line->ours, " to ", line->theirs, ", room for ", capacity);
+    note(line->pipe ? "pipe " : "stream ", line->ours, " to ", line->theirs, ", room for ",
+         capacity);
     lines_.push_back(std::move(line));
   }
 
@@ -331,7 +332,8 @@ class Program {
       if (line->peer_open) {
         check(line->arrived == line->sent, name + ": sent " + std::to_string(line->sent.size()) +
               ", arrived " + std::to_string(line->arrived.size()));
-        check(line->open || kernel_.at_end(line->theirs), name + ": closed, and the peer sees no end");
+        check(line->open || kernel_.at_end(line->theirs),
+              name + ": closed, and the peer sees no end");
       }
       if (line->open && !line->pipe && !line->was_reset)
         check(line->received + kernel_.take(line->ours) == line->put, name + ": received");
@@ -362,7 +364,8 @@ std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise)
 
 TEST_CASE("Proactor: random programs with random faults lose nothing") {
   const std::uint64_t only = number_from_environment("URINGLOOP_SEED", 0);
-  const std::uint64_t last = only != 0 ? only : number_from_environment("URINGLOOP_SEEDS", kPrograms);
+  const std::uint64_t last =
+      only != 0 ? only : number_from_environment("URINGLOOP_SEEDS", kPrograms);
   int failures = 0;
   for (std::uint64_t seed = only != 0 ? only : 1; seed <= last && failures < 3; ++seed) {
     const std::string report = Program(seed).run();

@@ -409,7 +409,7 @@ TEST_CASE("real: a file is sent step by step") {
   on_each_rung([](const Features& features) {
     Pair pair = stream_pair();
     const std::string content = some_bytes(1000000);
-    Reader reader(pair.theirs, 10000);
+    std::unique_ptr<Reader> reader;
     std::int64_t result = -EAGAIN;
     {
       Loop loop(features);
@@ -424,14 +424,16 @@ TEST_CASE("real: a file is sent step by step") {
           CHECK(completion.error == 0);
           result = loop.proactor.send_file(completion.key);
           if (result == -EAGAIN) CHECK(loop.proactor.again(completion.key) == 0);
+          // Not before the socket was full once.
+          if (!reader) reader = std::make_unique<Reader>(pair.theirs, 10000);
         }
       }
-      CHECK(steps > 2);
+      CHECK(steps > 1);
       loop.proactor.release(unsigned_key(key));  // closes the file
     }
     pair.ours.close();
     CHECK(result == 999000);
-    CHECK((reader.received() == content.substr(1000)));
+    CHECK((reader->received() == content.substr(1000)));
   });
 }
 
@@ -819,7 +821,10 @@ TEST_CASE("real: another thread wakes a sleep") {
       seen = count;
     }
     waker.join();
-    CHECK_FALSE(loop.proactor.take_wake());
+    for (int turns = 0; turns < 3; ++turns) {
+      CHECK_FALSE(loop.proactor.take_wake());
+      CHECK(loop.proactor.turn(0) == 0);
+    }
     CHECK(loop.proactor.operations() == 0);
   });
 }
@@ -1048,6 +1053,12 @@ int in_child(const std::function<int()>& work) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+// Root's memory is not counted.  A user of its own each, so that no other's is.
+bool become_ordinary(unsigned user) {
+  if (geteuid() != 0) return true;
+  return setresgid(user, user, user) == 0 && setresuid(user, user, user) == 0;
+}
+
 TEST_CASE("real: a child closes its copy and the parent goes on") {
   on_each_rung([](const Features& features) {
     Pair pair = stream_pair();
@@ -1099,13 +1110,10 @@ TEST_CASE("real: a child closes its copy and the parent goes on") {
 TEST_CASE("real: rings made and closed in a row wait for each other's memory") {
   const Features features = best_features();
   const int result = in_child([&] {
-    // As an ordinary user: root's memory is not counted.
     const std::size_t needed =
         Ring::memory_needed(Ring::kSubmissionEntries, Ring::kCompletionEntries);
     const rlimit limit{needed, needed};
-    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0) return 1;
-    if (geteuid() == 0 && (setresgid(54321, 54321, 54321) != 0 || setresuid(54321, 54321, 54321) != 0))
-      return 2;
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || !become_ordinary(54321)) return 1;
     for (int round = 0; round < 20; ++round) {
       Proactor proactor;
       if (proactor.init(features) != 0) return 3;
@@ -1120,9 +1128,7 @@ TEST_CASE("real: a ring that the limit does not allow is an error in time") {
   const Features features = best_features();
   const int result = in_child([&] {
     const rlimit limit{4096, 4096};
-    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0) return 1;
-    if (geteuid() == 0 && (setresgid(54322, 54322, 54322) != 0 || setresuid(54322, 54322, 54322) != 0))
-      return 2;
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || !become_ordinary(54322)) return 1;
     Ring ring(real_kernel());
     const std::int64_t before = real_kernel().clock(nullptr);
     if (ring.init(features, 512, 2048, 20 * kMillisecond) != -ENOMEM) return 3;
