@@ -1,4 +1,4 @@
-"""The side by side as one HTML page; `python -m uringloop side-by-side --html FILE [NAME]` writes it.
+"""The side by side as one HTML page, for `python -m uringloop side-by-side --html FILE [NAME]`.
 
 Mirrors nothing. It owns the colouring of both languages and the layout of the page: two columns,
 aligned by method, in which every line of our side stands once; what a side lacks is said in its
@@ -552,7 +552,9 @@ pre > span::before {
   font: 13px/1.45 system-ui, sans-serif; text-indent: 0; white-space: normal;
 }
 .mark:hover .card, .mark:focus-visible .card { display: block; }
-dl { margin: 0; display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.3rem 0.9rem; }
+dl {
+  margin: 0; display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.3rem 0.9rem;
+}
 dt { font-size: 12px; line-height: 1.7; }
 dd { margin: 0; font-size: 13px; }
 .notes { padding: 0.4rem 0.75rem; border-left: 3px solid var(--mark); }
