@@ -336,7 +336,9 @@ void Proactor::finish(Operation* operation, int result) noexcept {
                            (result == -EFAULT && operation->run != run_);
   const bool blocked = sending && !polled && (result == -EAGAIN || result == 0);
   if (interrupted || blocked) {
-    if (++operation->retries > kRetryLimit) {
+    // -EAGAIN is a reason, however often it comes: a Unix datagram socket that is not connected
+    // polls as writable whatever room its peer has.
+    if (result != -EAGAIN && ++operation->retries > kRetryLimit) {
       --in_flight_;
       complete(operation, result < 0 ? result : -EAGAIN, done);
       return;
@@ -347,8 +349,11 @@ void Proactor::finish(Operation* operation, int result) noexcept {
     --in_flight_;
     complete(operation, result, done);
   } else if (sending) {
-    // Short, or writable at last: the rest.
-    operation->flags &= static_cast<std::uint8_t>(~kPolling);
+    // Writable at last: the rest.  Short: there is no room for it now.
+    if (polled)
+      operation->flags &= static_cast<std::uint8_t>(~kPolling);
+    else
+      operation->flags |= kPolling;
     queue_again(operation);
   } else {
     --in_flight_;
@@ -422,11 +427,11 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
   const char* rest = static_cast<const char*>(operation->buffer) + operation->done;
   std::uint64_t left = operation->length - operation->done;
   if (left > kLongestSend) left = kLongestSend;
-  // The kernel's own wait for room must not be used for a datagram: sendmsg(2) on a Unix socket
-  // whose peer's queue is full has eaten the message by the time it says -EAGAIN, and what the
-  // kernel then sends is an empty one (seen on 6.18).  What was sent in part is a stream.
-  std::uint32_t message_flags = operation->message_flags;
-  if (operation->done == 0) message_flags |= MSG_DONTWAIT;
+  // The kernel's own wait for room must not be used.  A datagram: sendmsg(2) on a Unix socket whose
+  // peer's queue is full has eaten the message by the time it says -EAGAIN, and what the kernel
+  // then sends is an empty one.  A stream: the wait may end in a worker thread, where a cancel
+  // does not reach it.  (Both seen on 6.18.)  A POLL_ADD of ours can always be cancelled.
+  const std::uint32_t message_flags = operation->message_flags | MSG_DONTWAIT;
   if (operation->flags & kPolling) {
     io_uring_prep_poll_add(sqe, operation->fd, POLLOUT);
   } else {

@@ -54,7 +54,7 @@ def _parser():
     form = reading.add_mutually_exclusive_group()
     form.add_argument(
         "--html", metavar="FILE", type=Path,
-        help="write a page for the browser instead: of NAME, or without one of all that is mirrored")
+        help="write a page for the browser instead: of NAME, or of all that is mirrored")
     form.add_argument(
         "--width", type=_width, metavar="N",
         help="columns of the output (default: the terminal's, or "

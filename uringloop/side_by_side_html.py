@@ -223,7 +223,9 @@ class _Page:
                          "".join(sections))
 
     def one(self, entry):
-        body = self._entry(entry, 2)
+        labels = "".join(f"<span>{_escape(source.label) if source else ''}</span>"
+                         for source in (entry.left_source, entry.right_source))
+        body = f'<div class="columns">{labels}</div>{self._entry(entry, 2)}'
         if entry.right is not None:
             used = {number for label, number in self._places}.union(entry.numbers())
             body += self._list(entry.right_source,
@@ -316,7 +318,7 @@ class _Page:
         return f'<span{place} data-n="{number}"{style}>{"".join(parts)}\n</span>'
 
     def _linked(self, text, lines, line, id_):
-        """Make links of the numbers in `differs[D1, D2]`, with the reason to be seen at once."""
+        """Make links of the numbers in a mark, with the reason to be seen at once."""
         listed = lines.source.module.differences
 
         def link(match):

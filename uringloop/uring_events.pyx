@@ -766,7 +766,7 @@ cdef class IouringProactor:
         self._check_closed()
 
         try:
-            f = _OverlappedFuture(ov, loop=self._loop)
+            f = _new_overlapped_future(ov, self._future_kwargs)
         except BaseException:
             # Without a loop there is nobody who could wait for it.
             ov.cancel()
@@ -828,7 +828,9 @@ cdef class IouringProactor:
                 # given a result by somebody else.
                 elif not f.done():
                     try:
-                        value = callback(None, None, ov)
+                        # What finish_socket_func comes to, which nearly all operations have.
+                        value = (ov._getresult() if callback is _finish_socket_func
+                                 else callback(None, None, ov))
                     # The callback may have run anything (a socket's fileno(), a finalizer), and
                     # that may have cancelled the future.
                     except (BlockingIOError, InterruptedError) as e:
@@ -841,9 +843,14 @@ cdef class IouringProactor:
                         if not f.done():
                             f.set_exception(e)
                             self._results.append(f)
+                    except BaseException:
+                        # A signal's handler raised in Python code of the callback, such as
+                        # socket.accept(). Nothing has come of it: the operation goes on.
+                        stay = not f.done() and ov._again()
+                        raise
                     else:
                         if not f.done():
-                            f.set_result(value)
+                            _set_result(f, ov, value)
                             self._results.append(f)
             finally:
                 f = obj = callback = None
