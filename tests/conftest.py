@@ -35,6 +35,12 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("loop_factory", ["uringloop"] if only else list(LOOPS), indirect=True)
 
 
+def pytest_collection_finish():
+    # The collections after each test need not look at what pytest itself is made of.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
     """Run an `async def` test on its `loop`."""

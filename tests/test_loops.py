@@ -22,7 +22,6 @@ import pytest
 
 import uringloop
 from support import Echo, close, drain, read_exactly, some_bytes, turns
-from uringloop import _overlapped
 
 in_fork = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -164,7 +163,10 @@ def test_close_with_tasks_pending(make, pair, where):
     address = listener.getsockname()
     listener.close()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(address)
+        socket.create_connection(address).close()
+        # What another thread's ring had in flight is ended by the kernel in its own time.
+        while where != "here":
+            socket.create_connection(address).close()
     assert not all(task.done() for task in tasks)
     assert len(drain(a)) < 5_000_000
     b.send(b"mine")
@@ -172,10 +174,6 @@ def test_close_with_tasks_pending(make, pair, where):
     del tasks
     gc.collect()
     assert set(said) <= {"Task was destroyed but it is pending!"}
-    if where != "here" and isinstance(loop, uringloop.IouringProactorEventLoop):
-        # This thread could not see the send end: its buffer is kept for good, and counted.
-        assert len(_overlapped._kept_for_good) == 1
-        _overlapped._kept_for_good.clear()
 
 
 def test_forgotten_without_close(loop_factory):

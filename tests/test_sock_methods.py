@@ -217,9 +217,14 @@ async def test_sock_accept_what_waits_already(loop, stack, listener, backlog):
     assert {address for _, address in accepted} == {sock.getsockname() for sock in clients}
 
 
-async def test_sock_connect_to_a_host_name(loop, client, listener):
+async def test_sock_connect_to_a_host_name(loop, client, listener, monkeypatch):
+    """Resolved by the loop, in a thread: the socket's own connect() would stop all others meanwhile."""
+    asked = []
+    getaddrinfo = loop.getaddrinfo
+    monkeypatch.setattr(loop, "getaddrinfo", lambda host, *args, **kw: (asked.append(host), getaddrinfo(host, *args, **kw))[1])
     await loop.sock_connect(client, ("localhost", listener.getsockname()[1]))
     assert client.getpeername() == listener.getsockname()
+    assert asked == ["localhost"]
 
 
 @needs_ipv6

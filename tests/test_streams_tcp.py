@@ -470,6 +470,22 @@ async def test_close_sends_all_first(loop, connect, pair):
     assert await protocol.lost is None
 
 
+async def test_write_while_close_still_sends(loop, connect, pair):
+    """What a protocol has left to say goes out behind the rest; TLS says farewell this way."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    data = some_bytes(8_000_000)
+    transport.write(data)
+    transport.close()
+    await turns(3)
+    transport.write(b"and")
+    await turns(3)
+    transport.write(b" farewell")
+    assert await read_all(loop, theirs) == data + b"and farewell"
+    assert await protocol.lost is None
+    assert protocol.calls.count("connection_lost") == 1
+
+
 async def test_close_ends_the_receive_in_flight(loop, connect, pair):
     ours, theirs = pair
     transport, protocol = await connect(ours)

@@ -59,6 +59,11 @@ class Collector {
     return Completion{};
   }
   std::size_t count() const { return seen_.size(); }
+  std::size_t errors() const {
+    std::size_t errors = 0;
+    for (auto& entry : seen_) errors += entry.second.error != 0;
+    return errors;
+  }
 
   // A turn that does not sleep, or sleeps so long; what completed is collected.
   int turn(std::int64_t timeout_ns = 0) {
