@@ -123,7 +123,7 @@ class Proactor {
   // Enter the kernel once.  `timeout_ns` below 0: no limit.  0, or -errno; -ETIME, -EBUSY and
   // -EAGAIN, which a later turn cures, count as 0.
   int enter(bool wait, std::int64_t timeout_ns) noexcept;
-  // Read CQEs, up to kReapLimit; the number of operations that completed.
+  // Read CQEs, about kReapLimit at most; how many there were.
   int reap() noexcept;
   // All three at once, for callers without a GIL.
   int turn(std::int64_t timeout_ns) noexcept;

@@ -28,7 +28,7 @@ UNOPTIMIZED = {"test_proactor.cpp", "test_proactor_real.cpp", "test_ring.cpp", "
 
 
 def is_current(target, dependencies):
-    """True when `target` is newer than what its dependency file names, and was made by the same command."""
+    """True when `target` is newer than all that its dependency file names."""
     try:
         words = dependencies.read_text().replace("\\\n", " ").split()
         made = target.stat().st_mtime
