@@ -11,6 +11,7 @@ import contextlib
 import gc
 import inspect
 import os
+import signal
 import socket
 
 import pytest
@@ -143,6 +144,14 @@ def pair(request, stack):
     for sock in sockets:
         stack.enter_context(sock).setblocking(False)
     return sockets
+
+
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of SIGINT, which a shell's background job starts without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

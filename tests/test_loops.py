@@ -485,7 +485,7 @@ async def test_debug_mode_refuses_blocking_sockets(loop, pair):
 
 
 @pytest.mark.parametrize("how", ["os.kill", "a thread"])
-def test_interrupt_while_the_loop_sleeps(make, pair, how):
+def test_interrupt_while_the_loop_sleeps(make, pair, how, ctrl_c):
     """KeyboardInterrupt comes out; the loop, and what is pending on it, can be used afterwards."""
 
     def interrupt():
@@ -529,7 +529,7 @@ def test_signal_handler_runs_while_the_loop_sleeps(make):
     assert seen == [signal.SIGUSR1]
 
 
-def test_runner_turns_ctrl_c_into_a_cancel(loop_factory):
+def test_runner_turns_ctrl_c_into_a_cancel(loop_factory, ctrl_c):
     async def main():
         timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
@@ -578,7 +578,7 @@ def test_wakeup_fd_goes_back_to_whom_it_was(make, stack, order):
         signal.set_wakeup_fd(-1)
 
 
-def test_interrupt_after_another_loop_has_closed(make):
+def test_interrupt_after_another_loop_has_closed(make, ctrl_c):
     """Its end must not make the first one deaf."""
     loop, second = make(), make()
     second.run_until_complete(turns(1))

@@ -47,7 +47,7 @@ def test_signal_between_two_runs_is_not_lost(loop):
     loop.remove_signal_handler(signal.SIGUSR1)
 
 
-def test_ctrl_c_after_the_last_handler_was_removed(loop):
+def test_ctrl_c_after_the_last_handler_was_removed(loop, ctrl_c):
     """The wake-up descriptor stays: a signal must not wait for the next event."""
     loop.add_signal_handler(signal.SIGUSR1, print)
     loop.remove_signal_handler(signal.SIGUSR1)
