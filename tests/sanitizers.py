@@ -33,8 +33,10 @@ RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so")
 
 # Modules that the default leaves out, and why.
 UNSUITED = {
+    "test_cpp.py": "builds with sanitizers of its own",
     "test_mirror.py": "reads sources",
     "test_side_by_side.py": "reads sources",
+    "test_side_by_side_html.py": "reads sources",
     "test_setup.py": "runs compilers",
     "test_examples.py": "installs and starts programs of its own",
 }

@@ -4,6 +4,7 @@ TRAPS.md is the table of all of them: for each the test, or why there is none.
 """
 
 import asyncio
+import errno
 import gc
 import os
 import socket
@@ -63,6 +64,26 @@ async def test_transports_on_the_same_number_one_after_the_other(loop, connect):
             assert await protocol.lost is None
             assert await read_all(loop, theirs) == b"to %d" % number
             assert protocol.data == (b"from %d" % number if number % 2 else b"")
+
+
+@pytest.mark.uringloop_only
+async def test_number_reused_beside_a_receive_of_the_proactor(loop, pair, stack):
+    """Nobody watches its socket: it ends when the next owner of the number comes to the proactor."""
+    a, b = pair
+    mine, theirs = (stack.enter_context(sock) for sock in socket.socketpair())
+    forgotten = loop._proactor.recv(a, 10)
+    await turns(3)
+    fd = a.fileno()
+    a.close()
+    os.dup2(mine.fileno(), fd)
+    owner = stack.enter_context(socket.socket(fileno=fd))
+    future = loop._proactor.recv(owner, 10)
+    with pytest.raises(OSError) as caught:
+        await forgotten
+    assert caught.value.errno == errno.EBADF
+    assert await loop.sock_recv(b, 1) == b""
+    theirs.send(b"x")
+    assert await future == b"x"
 
 
 # -- more at once than the queues hold --
