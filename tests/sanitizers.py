@@ -128,7 +128,9 @@ def check(package, env):
 def run(command, env, directory):
     """Run a command whose stderr is passed on; return its status and the number of reports in there."""
     reports = 0
-    with subprocess.Popen(command, env=env, cwd=directory, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+    with subprocess.Popen(
+        command, env=env, cwd=directory, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
         for line in process.stderr:
             sys.stderr.write(line)
             reports += any(sign in line for sign in SIGNS)

@@ -176,6 +176,28 @@ def test_close_with_tasks_pending(make, pair, where):
     assert set(said) <= {"Task was destroyed but it is pending!"}
 
 
+def test_close_gives_the_files_back_at_once(make):
+    """When close() returns, no operation holds a file any more: ports are free, peers see the end."""
+    for _ in range(20):
+        loop = make()
+        loop.set_exception_handler(lambda _, context: None)
+        pairs = [socket.socketpair() for _ in range(50)]
+        with contextlib.ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as listener:
+            for sock in [listener, *(sock for pair in pairs for sock in pair)]:
+                stack.enter_context(sock).setblocking(False)
+            address = listener.getsockname()
+            tasks = [loop.create_task(loop.sock_recv(a, 10)) for a, _ in pairs]
+            tasks.append(loop.create_task(loop.sock_accept(listener)))
+            loop.run_until_complete(turns(3))
+            for sock in [listener, *(a for a, _ in pairs)]:
+                sock.close()
+            loop.close()
+            assert [b.recv(1) for _, b in pairs] == [b""] * 50
+            with socket.socket() as again:
+                again.bind(address)
+        del tasks
+
+
 def test_forgotten_without_close(loop_factory):
     """A ResourceWarning, and it closes itself: no descriptor, no mapping, no object is left."""
     rings = rings_mapped()
@@ -509,6 +531,17 @@ def test_interrupt_while_the_loop_sleeps(make, pair, how, ctrl_c):
     assert loop.run_until_complete(exchange(loop)) == "done"
 
 
+def test_interrupt_of_a_loop_that_another_thread_made(loop_factory, ctrl_c):
+    """Nobody has told the signal module of its descriptor: the sleep itself is interrupted."""
+    loop = in_thread(loop_factory)
+    with contextlib.closing(loop):
+        timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+        loop.call_soon(timer.start)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        timer.join()
+
+
 def test_signal_handler_runs_while_the_loop_sleeps(make):
     """A handler that raises nothing: the sleep goes on, or the loop turns; no error comes of it."""
 
@@ -612,6 +645,7 @@ def in_child(function):
 @in_fork
 def test_fork_child_runs_a_fresh_loop(make, loop_factory, pair):
     def child():
+        assert rings_mapped() == 0  # the parent's queues are not the child's
         fresh = loop_factory()
         assert fresh.run_until_complete(exchange(fresh)) == "done"
         fresh.close()

@@ -221,7 +221,12 @@ async def test_sock_connect_to_a_host_name(loop, client, listener, monkeypatch):
     """Resolved by the loop, in a thread: the socket's own connect() would stop all others meanwhile."""
     asked = []
     getaddrinfo = loop.getaddrinfo
-    monkeypatch.setattr(loop, "getaddrinfo", lambda host, *args, **kw: (asked.append(host), getaddrinfo(host, *args, **kw))[1])
+
+    def noted(host, *args, **kwargs):
+        asked.append(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "getaddrinfo", noted)
     await loop.sock_connect(client, ("localhost", listener.getsockname()[1]))
     assert client.getpeername() == listener.getsockname()
     assert asked == ["localhost"]
@@ -358,7 +363,15 @@ def file(tmp_path):
 @pytest.mark.parametrize("fallback", [False, True])
 @pytest.mark.parametrize(
     "offset, count, sent",
-    [(0, None, 100_000), (10, 500, 500), (99_990, None, 10), (99_990, 500, 10), (100_000, None, 0), (200_000, 5, 0), (0, 1 << 40, 100_000)],
+    [
+        (0, None, 100_000),
+        (10, 500, 500),
+        (99_990, None, 10),
+        (99_990, 500, 10),
+        (100_000, None, 0),
+        (200_000, 5, 0),
+        (0, 1 << 40, 100_000),
+    ],
 )
 async def test_sock_sendfile_part(loop, pair, file, offset, count, sent, fallback):
     a, b = pair

@@ -7,16 +7,42 @@ import asyncio
 import errno
 import gc
 import os
+import re
 import socket
 import ssl
 import threading
 import warnings
 import weakref
+from pathlib import Path
 
 import pytest
 
 import uringloop
 from support import Echo, Recorder, fill, read_all, read_exactly, some_bytes, tcp_pair, turns, until
+
+def test_table_names_what_exists():
+    """Each name in TRAPS.md's second column: a test, a case of tests/cpp/, or a module."""
+    here = Path(__file__).parent
+    modules = {path.stem.removeprefix("test_"): path.read_text() for path in here.glob("test_*.py")}
+    core = "".join(path.read_text() for path in here.glob("cpp/test_*.cpp"))
+    files = {path.stem for path in here.glob("cpp/*.cpp")}
+    missing, names = [], 0
+    for line in (here / "TRAPS.md").read_text().splitlines():
+        module = None
+        for name in re.findall(r"`([^`]+)`", line.rpartition(" | ")[2]):
+            if "..." in name:  # what its neighbours begin or end with
+                continue
+            names += 1
+            if "::" in name:
+                module, name = name.split("::")
+            if ": " in name:
+                found = f'TEST_CASE("{name}")' in core
+            else:
+                found = name in modules or name in files or f"def test_{name}(" in modules.get(module, "")
+            if line.startswith("|") and not found:
+                missing.append((module, name))
+    assert missing == [] and names > 100
+
 
 # -- a descriptor's number has a new owner --
 
