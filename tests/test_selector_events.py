@@ -1,10 +1,13 @@
 """Readers and writers: as many callbacks, and the same answers, as on the selector loop."""
 
+import asyncio
 import os
 import socket
+from asyncio.selector_events import BaseSelectorEventLoop
 
 import pytest
 
+import uringloop
 from support import some_bytes, turns, until
 
 
@@ -182,3 +185,12 @@ async def test_large_transfer_by_readers_and_writers(loop, pair):
     await until(lambda: len(received) == len(data))
     loop.remove_reader(theirs)
     assert received == data
+
+
+def test_is_a_selector_loop_but_for_the_selector():
+    """Of what asyncio's loops have in common, only readers and writers are the selector loop's own."""
+    cls = uringloop.IouringProactorEventLoop
+    assert issubclass(cls, BaseSelectorEventLoop)
+    public = {name for name in vars(BaseSelectorEventLoop) if hasattr(asyncio.BaseEventLoop, name)}
+    inherited = {name for name in public if getattr(cls, name) is vars(BaseSelectorEventLoop)[name]}
+    assert inherited - {"__module__", "__doc__"} == {"add_reader", "remove_reader", "add_writer", "remove_writer"}

@@ -35,7 +35,7 @@ CLASSES = {
     "WindowsProactorEventLoopPolicy": "IouringProactorEventLoopPolicy",
     "_WindowsProactorEventLoopPolicy": "IouringProactorEventLoopPolicy",
     "_UnixSelectorEventLoop": "_UnixEventLoopMixin",
-    "BaseSelectorEventLoop": "_ReadinessMixin",
+    "BaseSelectorEventLoop": "_ReadinessEventLoop",
 }
 
 ATTRIBUTES = {
@@ -93,7 +93,7 @@ CHANGED = {
         " flags: a length would be taken for flags",
     ),
     "_UnixSelectorEventLoop.__init__": ("self, *args, **kwargs", _MIXIN),
-    "BaseSelectorEventLoop.__init__": ("self, *args, **kwargs", _MIXIN),
+    "BaseSelectorEventLoop.__init__": ("self", "no selector is made: the proactor is what waits"),
 }
 
 # Ours takes **kwargs, for what a later Python adds with a default (3.15: context=).

@@ -1,10 +1,12 @@
 """Readiness of file descriptors; mirrors the readers and writers of asyncio/selector_events.py.
 
+The loop is a BaseSelectorEventLoop too: who asks for one gets what it promises, a loop with readers.
+That base stands behind BaseProactorEventLoop, so what both define is the proactor's.  What is used of
+the selector's touches no selector: `add_reader` and the like, on the four methods below.
+
 A reader is a one-shot POLL_ADD on the ring that is queued again at each completion, after whose
 tick it is submitted: level-triggered, one callback a tick while the descriptor is ready, as on a
 selector.  (A multishot poll is edge-triggered.)
-
-What does not touch the selector is the stdlib's own function, borrowed as it is.
 
 Must not be in here: transports, and anything of io_uring but the proactor's `_poll_repeatedly`.
 """
@@ -12,13 +14,15 @@ Must not be in here: transports, and anything of io_uring but the proactor's `_p
 #     be ready for ever; they are refused with the same PermissionError.
 # S2: A callback that is added again starts a new wait: its descriptor may have been closed and
 #     given to another file since.
+# S3: No selector is made: the proactor waits, and its loop makes and closes the self-pipe. So the
+#     stdlib's __init__ and close are passed over.
 import errno
 import os
 import select
 import selectors
 import stat
 import weakref
-from asyncio import events
+from asyncio import base_events, events
 from asyncio.selector_events import BaseSelectorEventLoop
 
 
@@ -35,17 +39,21 @@ class _Key:
 
 
 # stdlib: BaseSelectorEventLoop
-class _ReadinessMixin:
-    """Readers and writers for a loop that has a proactor."""
+class _ReadinessEventLoop(BaseSelectorEventLoop):
+    """Readers and writers for a loop that has a proactor; a base behind BaseProactorEventLoop."""
 
     # stdlib: BaseSelectorEventLoop.__init__
-    def __init__(self, *args, **kwargs):
+    def __init__(self):
+        # differs[S3]
+        base_events.BaseEventLoop.__init__(self)
         self._keys = {}
         # Descriptor -> transport: those belong to nobody else.
         self._transports = weakref.WeakValueDictionary()
-        super().__init__(*args, **kwargs)
 
-    _ensure_fd_no_transport = BaseSelectorEventLoop._ensure_fd_no_transport
+    # stdlib: BaseSelectorEventLoop.close
+    def close(self):
+        # differs[S3]
+        base_events.BaseEventLoop.close(self)
 
     # stdlib: BaseSelectorEventLoop._add_reader
     def _add_reader(self, fd, callback, *args):
@@ -62,11 +70,6 @@ class _ReadinessMixin:
     # stdlib: BaseSelectorEventLoop._remove_writer
     def _remove_writer(self, fd):
         return self._remove_wait(fd, select.POLLOUT)
-
-    add_reader = BaseSelectorEventLoop.add_reader
-    remove_reader = BaseSelectorEventLoop.remove_reader
-    add_writer = BaseSelectorEventLoop.add_writer
-    remove_writer = BaseSelectorEventLoop.remove_writer
 
     # -- ours: no counterpart in the stdlib's class --
 

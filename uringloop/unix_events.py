@@ -19,11 +19,9 @@ from asyncio import events, unix_events
 from asyncio.log import logger
 from asyncio.unix_events import _UnixSelectorEventLoop
 
-from . import selector_events
-
 
 # stdlib: _UnixSelectorEventLoop
-class _UnixEventLoopMixin(selector_events._ReadinessMixin):
+class _UnixEventLoopMixin:
     """Unix's own for a loop with a self-pipe, sock_connect, _create_connection_transport, ..."""
 
     # stdlib: _UnixSelectorEventLoop.__init__

@@ -81,7 +81,7 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
 
 from ._overlapped cimport Overlapped, Ring, fileno, is_socket
-from . import stdlib_transports, unix_events, wakeup_fds
+from . import selector_events, stdlib_transports, unix_events, wakeup_fds
 
 __all__ = (
     'IouringProactorEventLoop', 'IouringProactor', 'IouringProactorEventLoopPolicy',
@@ -395,7 +395,8 @@ class _WaitHandleFuture(_BaseWaitHandleFuture):
 
 # stdlib: ProactorEventLoop
 class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
-                               stdlib_transports.BaseProactorEventLoop):
+                               stdlib_transports.BaseProactorEventLoop,
+                               selector_events._ReadinessEventLoop):
     """Event loop on io_uring, with the stdlib's proactor transports.
 
     proactor: an IouringProactor; one is made when it is left out.
