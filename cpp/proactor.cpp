@@ -496,6 +496,32 @@ bool Proactor::fill() noexcept {
   return true;
 }
 
+// What the kernel has left in the SQ is queued again, ahead of what did not fit.  Until the next
+// turn its descriptors may be closed, and their numbers be somebody else's.
+void Proactor::take_back() noexcept {
+  OperationList rest = queued_;
+  queued_ = OperationList{};
+  const unsigned pending = ring_.submissions_pending();
+  for (unsigned index = 0; index < pending; ++index) {
+    const io_uring_sqe& sqe = ring_.pending_sqe(index);
+    if (sqe.user_data == kWakeKey) {
+      wake_armed_ = false;
+    } else if (sqe.user_data == kCancelKey) {
+      // Never throws: its place was freed in fill().
+      cancels_.push_back(sqe.addr);
+    } else if (Operation* operation = table_.find(sqe.user_data)) {
+      if (operation->flags & kCancelWanted) {
+        --in_flight_;
+        complete(operation, operation->cancel_error, static_cast<std::int64_t>(operation->done));
+      } else {
+        queue_again(operation);
+      }
+    }
+  }
+  while (Operation* operation = table_.pop(&rest)) table_.push(&queued_, operation);
+  ring_.retract();
+}
+
 int Proactor::prepare() noexcept {
   if (!ring_.is_open()) return -EBADF;
   if (forked()) return -EOWNERDEAD;
@@ -503,10 +529,12 @@ int Proactor::prepare() noexcept {
   while (!fill()) {
     const unsigned before = ring_.submissions_pending();
     int error = enter(false, 0);
+    const unsigned after = ring_.submissions_pending();
+    if (after != 0) take_back();
     if (error < 0) return error;
     // The kernel may want its completions read first (-EBUSY), or be out of memory for now: what
     // did not fit stays queued for the next turn.
-    if (ring_.submissions_pending() == before) break;
+    if (after == before) break;
   }
   return 0;
 }
@@ -522,6 +550,7 @@ int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
 }
 
 int Proactor::reap() noexcept {
+  if (ring_.submissions_pending() != 0) take_back();
   io_uring_cqe cqe;
   unsigned count = 0;
   while (count < kReapLimit && ring_.pop(&cqe)) {

@@ -7,7 +7,8 @@
 // are written in prepare(), so that
 //  - what is cancelled, or loses its descriptor, before the kernel saw it never reaches the kernel;
 //  - an operation may start before the ring has a thread;
-//  - no descriptor number waits in an SQE while somebody closes it.
+//  - no descriptor number waits in an SQE while somebody closes it: SQEs that the kernel has left
+//    (-EAGAIN, -EBUSY, a short submit) are taken back in reap().
 // Only enter() may run beside other calls (without the GIL): it touches nothing but the ring.
 //
 // Receiving kinds wait for readiness (POLL_ADD) and are then completed by receive() and the like,
@@ -176,6 +177,7 @@ class Proactor {
   void dispatch(const io_uring_cqe& cqe) noexcept;
   void disown(Operation* operation) noexcept;
   bool fill() noexcept;
+  void take_back() noexcept;
   int move_to_fresh_ring() noexcept;
 
   Kernel kernel_;

@@ -160,6 +160,15 @@ io_uring_sqe* Ring::get_sqe() noexcept {
 
 unsigned Ring::submissions_pending() const noexcept { return sq_next_ - load_acquire(sq_head_); }
 
+const io_uring_sqe& Ring::pending_sqe(unsigned index) const noexcept {
+  return sqes_[(load_acquire(sq_head_) + index) & sq_mask_];
+}
+
+void Ring::retract() noexcept {
+  sq_next_ = load_acquire(sq_head_);
+  store_release(sq_tail_, sq_next_);
+}
+
 int Ring::enter(bool wait, std::int64_t timeout_ns) noexcept {
   store_release(sq_tail_, sq_next_);
   // GETEVENTS even without a wait: only with it does the kernel run deferred work and bring

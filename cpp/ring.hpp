@@ -51,6 +51,10 @@ class Ring {
   io_uring_sqe* get_sqe() noexcept;
   // SQEs that the kernel has not consumed yet.
   unsigned submissions_pending() const noexcept;
+  // The one at `index` of those, from 0 on.
+  const io_uring_sqe& pending_sqe(unsigned index) const noexcept;
+  // Take them back: they will not be submitted.
+  void retract() noexcept;
   // Publish the SQEs and enter the kernel once: submit, run deferred work, and, if `wait`, sleep
   // until a completion is there or `timeout_ns` is over (negative: for ever).
   // Returns the number of SQEs consumed, or -errno (-ETIME, -EINTR, -EBUSY, -EAGAIN are normal).

@@ -29,6 +29,8 @@ constexpr unsigned kLargestRing = 32768;
 constexpr int kMostHeldBack = 64;
 // A wait that the others' doings do not end in so many rounds never ends.
 constexpr int kMostRounds = 10000;
+// So that there is an end to reading completions.
+constexpr int kMostSaid = 3;
 // What an enter takes, so that whoever polls for a time comes to its end.
 constexpr std::int64_t kCallTime = 1000;
 
@@ -124,6 +126,7 @@ struct SimulatedKernel::Request {
   int thread = 0;
   bool cancelled = false;
   bool reads_memory = true;
+  int said = 0;              // completions with F_MORE
   std::uint64_t memory = 0;  // checksum of what the kernel was told to read
 };
 
@@ -746,6 +749,12 @@ bool SimulatedKernel::start(Ring& ring, const io_uring_sqe& sqe) {
     cancel(ring, sqe.user_data, sqe.addr);
     return true;
   }
+  // The upper half of an operation's key is never 0.
+  if (sqe.user_data >> 32 != 0 &&
+      std::any_of(ring.waiting.begin(), ring.waiting.end(), [&sqe](const Request& other) {
+        return other.sqe.user_data == sqe.user_data;
+      }))
+    violate("an operation is submitted while the kernel has it");
   if (sqe.opcode != IORING_OP_NOP) {
     request.file = file_at(sqe.fd);
     if (!request.file) {
@@ -863,7 +872,22 @@ int SimulatedKernel::perform(Request& request) {
   }
 }
 
+// Completions that end nothing.
+void SimulatedKernel::talk_idly(Ring& ring) {
+  constexpr int kResults[] = {0, 1, 7, -EINTR, -EAGAIN, -ECANCELED};
+  for (Request& request : ring.waiting) {
+    if (request.said == kMostSaid || !chance(chances.more)) continue;
+    ++request.said;
+    ring.add({request.sqe.user_data, kResults[below(6)], IORING_CQE_F_MORE});
+  }
+  if (!ended_keys.empty() && chance(chances.stray)) {
+    ++strays;
+    ring.add({ended_keys[below(ended_keys.size())], kResults[below(6)], 0});
+  }
+}
+
 void SimulatedKernel::run_task_work(Ring& ring, bool hold_back) {
+  talk_idly(ring);
   std::vector<std::list<Request>::iterator> ready;
   for (auto request = ring.waiting.begin(); request != ring.waiting.end(); ++request) {
     if (is_ready(*request) && !(hold_back && chance(chances.hold_back))) ready.push_back(request);

@@ -62,6 +62,8 @@ struct Chances {
   unsigned late_cancel = 0;     // the target ends before its cancel reaches it
   unsigned failed_enter = 0;    // -EAGAIN or -EBUSY of a submit, -EINTR of a wait; nothing done
   unsigned short_submit = 0;    // some of the SQEs are consumed
+  unsigned more = 0;            // a request says something with F_MORE, and is not over
+  unsigned stray = 0;           // one of `ended_keys` completes once more
 };
 
 class SimulatedKernel {
@@ -93,6 +95,9 @@ class SimulatedKernel {
   unsigned largest_submit;       // SQEs of one enter
   bool late_cancels = false;
   bool busy_on_overflow = false;  // -EBUSY when not all that overflowed fits
+  // Of operations that are over: what `chances.stray` chooses from.
+  std::vector<std::uint64_t> ended_keys;
+  std::uint64_t strays = 0;  // how many it has posted
   // The nth call from now, and the `times - 1` after it, do nothing and return `error`.
   void fail(Call call, int error, unsigned nth = 1, unsigned times = 1);
   // The next request of this opcode ends so, having done nothing; several queue up.
@@ -189,6 +194,7 @@ class SimulatedKernel {
   std::uint32_t wanted_events(const Request& request) const;
   bool is_ready(const Request& request) const;
   void run_task_work(Ring& ring, bool hold_back);
+  void talk_idly(Ring& ring);
   void complete(Ring& ring, const Request& request, int result);
   void flush(Ring& ring);
   void flush_overflow(Ring& ring);

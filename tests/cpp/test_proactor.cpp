@@ -846,6 +846,63 @@ TEST_CASE("turn: SQEs that are not consumed are submitted before a sleep") {
   CHECK(simulation.kernel.take(theirs) == "xxxxx");
 }
 
+TEST_CASE("turn: SQEs that are not consumed name no descriptor until the next turn") {
+  for (int error : {-EAGAIN, -EBUSY, -EINTR, 0}) {
+    CAPTURE(error);
+    Simulation simulation;
+    SimulatedKernel& kernel = simulation.kernel;
+    Proactor& proactor = simulation.proactor;
+    simulation.turn();  // the wake-up's SQE
+    auto [ours, theirs] = kernel.stream_pair();
+    auto [first, other_first] = kernel.stream_pair();
+    const std::int64_t poll = proactor.start_poll(Kind::kReceive, first, POLLIN);
+    const std::int64_t send = proactor.start_send(ours, "secret", 6, 0);
+    if (error == 0)
+      kernel.largest_submit = 1;  // the poll, and not the send
+    else
+      kernel.fail(Call::kEnter, error);
+    simulation.turn();
+    CHECK(simulation.state(send) == State::kQueued);
+    CHECK(simulation.state(poll) == (error == 0 ? State::kInFlight : State::kQueued));
+    // Its owner closes it, and is asked for its number before the next turn.
+    kernel.close_file(ours);
+    auto [next, their_next] = kernel.stream_pair();
+    CHECK(next == ours);
+    proactor.cancel(static_cast<std::uint64_t>(send), -EBADF);
+    CHECK(simulation.collector.until_all({send}));
+    CHECK(simulation.collector[send].error == -EBADF);
+    CHECK(kernel.take(their_next).empty());
+    CHECK(kernel.at_end(theirs));
+    // The other goes on.
+    CHECK(kernel.put(other_first, "x") == 1);
+    CHECK(simulation.collector.until_all({poll}));
+    CHECK(simulation.collector[poll].error == 0);
+  }
+}
+
+TEST_CASE("turn: what was not consumed keeps its place before what did not fit") {
+  Simulation simulation(Rung::kDeferTaskrun, 4);
+  simulation.turn();
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  std::string letters = "abcdefghij";
+  for (const char& letter : letters) simulation.proactor.start_send(ours, &letter, 1, 0);
+  simulation.kernel.fail(Call::kEnter, -EAGAIN, 1, 3);
+  CHECK(simulation.collector.until([&] { return simulation.collector.count() == letters.size(); }));
+  CHECK(simulation.kernel.take(theirs) == letters);
+}
+
+TEST_CASE("turn: a cancel that was not consumed is submitted again") {
+  Simulation simulation;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  const std::int64_t poll = simulation.proactor.start_poll(Kind::kReceive, ours, POLLIN);
+  simulation.turn();
+  simulation.proactor.cancel(static_cast<std::uint64_t>(poll));
+  simulation.kernel.fail(Call::kEnter, -EAGAIN, 1, 3);
+  CHECK(simulation.collector.until_all({poll}, 6));
+  CHECK(simulation.collector[poll].error == -ECANCELED);
+  CHECK(simulation.kernel.calls(Call::kEnter) > 4);
+}
+
 TEST_CASE("turn: an interrupted wait is reported and nothing is lost") {
   Simulation simulation;
   auto [ours, theirs] = simulation.kernel.stream_pair();
