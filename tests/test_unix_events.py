@@ -85,6 +85,28 @@ def test_two_loops_with_handlers(loop, loop_factory):
     loop.remove_signal_handler(signal.SIGUSR1)
 
 
+@pytest.mark.parametrize("first_to_close", [0, 1])
+def test_another_loop_is_made_beside_handlers(loop_factory, first_to_close):
+    """It must not take the signals away."""
+    seen = []
+    loops = [loop_factory()]
+    loops[0].add_signal_handler(signal.SIGUSR1, seen.append, 1)
+    loops.append(loop_factory())
+
+    async def main():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        async with asyncio.timeout(10):
+            await until(lambda: seen)
+
+    loops[0].run_until_complete(main())
+    loops.pop(first_to_close).close()
+    if first_to_close == 1:
+        seen.clear()
+        loops[0].run_until_complete(main())
+    loops.pop().close()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 # -- subprocesses --
 
 

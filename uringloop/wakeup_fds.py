@@ -2,8 +2,9 @@
 
 `signal.set_wakeup_fd` knows one, and `BaseProactorEventLoop` sets it when a loop is made and clears
 it when one is closed: with two loops, closing the second would make the first deaf to signals.
-Here each loop remembers from whom it took the descriptor, and gives it back.  Only the main thread
-may set it (signal.set_wakeup_fd), so elsewhere nothing is done.
+Here each loop remembers from whom it took the descriptor, and gives it back.  A loop that has signal
+handlers keeps it, and a new one comes behind it: to make a loop for another thread must not cost the
+program its signals.  Only the main thread may set it (signal.set_wakeup_fd), so elsewhere nothing is done.
 
 Source: signal.set_wakeup_fd in the Python library reference.
 """
@@ -12,11 +13,14 @@ import contextlib
 import os
 import signal
 import threading
+import weakref
 
 _NOBODY = -1
 
 # Descriptor of a living loop -> who had the wake-up before it.
 _previous = {}
+# The same descriptor -> the loop.
+_loops = weakref.WeakValueDictionary()
 
 
 def _in_main_thread():
@@ -52,7 +56,15 @@ def making(loop):
     except BaseException:
         _set(before)
         raise
-    _previous[loop._csock.fileno()] = before if _is_open(before) else _NOBODY
+    fd = loop._csock.fileno()
+    owner = _loops.get(before)
+    if owner is not None and owner._signal_handlers:
+        _previous[fd] = _previous[before]
+        _previous[before] = fd
+        _set(before)
+    else:
+        _previous[fd] = before if _is_open(before) else _NOBODY
+    _loops[fd] = loop
 
 
 @contextlib.contextmanager
@@ -61,6 +73,7 @@ def closing(loop):
     csock = loop._csock
     fd = csock.fileno() if csock is not None else _NOBODY
     heir = _previous.pop(fd, _NOBODY)
+    _loops.pop(fd, None)
     # Whoever would have given it back to this loop gives it to the one before.
     for other, before in _previous.items():
         if before == fd:
