@@ -165,6 +165,7 @@ cdef class Overlapped:
     cdef readonly object callback
     # What the loop runs when the future is done: see uring_events._DoneHandle.
     cdef object done_handle
+    cdef bint traced             # its future has a source traceback: the loop is in debug mode
 
     cdef int _enter(self, int64_t key) except -1
     cdef int _leave(self) except -1

@@ -523,6 +523,10 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     # -- ours: no counterpart in the stdlib's class --
 
     def _adopt(self, sock, transport):
+        # The classes' __slots__ keep the instance's values out of line, in a dict that shares its
+        # keys: of all kinds the one whose lookups CPython 3.13 does not specialize. In a dict of
+        # its own they are, some thirty a message.
+        transport.__dict__ = {**transport.__dict__}
         # Readers and writers of this descriptor are refused (_ensure_fd_no_transport).
         self._transports[sock.fileno()] = transport
         return transport

@@ -66,7 +66,6 @@ import time
 import weakref
 from asyncio import base_events, futures
 from asyncio.log import logger
-from functools import partial
 
 cimport cython
 from cpython.object cimport PyObject
@@ -76,6 +75,9 @@ cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject* cls, object args, PyObject* kwargs)
         int (*tp_init)(object self, object args, object kwargs) except -1
+        object (*tp_descr_get)(object self, object instance, PyObject* owner)
+        int (*tp_descr_set)(object self, object instance, object value) except -1
+    PyTypeObject* Py_TYPE(object)
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -109,9 +111,11 @@ cdef object _new_overlapped_future(Overlapped ov, dict kwargs):
     cdef PyTypeObject* cls = <PyTypeObject*> _OverlappedFuture
     f = cls.tp_new(cls, (), NULL)
     (<PyTypeObject*> _Future).tp_init(f, (), kwargs)
-    if f._source_traceback:
-        del f._source_traceback[-1]
-    f._ov = ov
+    traceback = f._source_traceback
+    if traceback:
+        ov.traced = True
+        del traceback[-1]
+    _set_overlapped(f, ov)
     return f
 
 
@@ -122,8 +126,24 @@ cdef int _set_result(object f, Overlapped ov, object value) except -1:
         return 0
     _schedule(ov)
     _future_set_result(f, value)
-    f._ov = None
+    _set_overlapped(f, None)
     return 0
+
+
+# ours: f.done(), as above: whatever makes such a future done takes its operation away.
+cdef bint _is_done(object f, Overlapped ov) except -1:
+    if type(f) is not _OverlappedFuture:
+        return f.done()
+    return _get_overlapped(f) is not ov
+
+
+# ours: f._ov of an _OverlappedFuture, straight through the slot's descriptor.
+cdef inline object _get_overlapped(object f):
+    return Py_TYPE(_overlapped_slot).tp_descr_get(_overlapped_slot, f, NULL)
+
+
+cdef inline int _set_overlapped(object f, object ov) except -1:
+    return Py_TYPE(_overlapped_slot).tp_descr_set(_overlapped_slot, f, ov)
 
 
 # ours: have the first done-callback run; differs[D21]
@@ -143,11 +163,13 @@ cdef class _DoneHandle:
     What the loop looks at in an events.Handle: _cancelled, and _run().
     """
 
+    # Nobody has a reference to cancel it by. (An attribute of the class is looked up faster.)
+    _cancelled = False
+
     cdef readonly object _callback
     cdef readonly object _context
     cdef object _future
     cdef object _loop
-    cdef readonly bint _cancelled
 
     @property
     def _args(self):
@@ -241,9 +263,9 @@ class _OverlappedFuture(futures.Future):
     # differs[D21]: the first callback, nearly always the only one. While there is an operation,
     # the future is pending; a traceback tells of debug mode.
     def add_done_callback(self, fn, *, context=None):
-        cdef Overlapped ov = self._ov
+        cdef Overlapped ov = _get_overlapped(self)
         cdef _DoneHandle handle
-        if ov is None or ov.done_handle is not None or self._source_traceback:
+        if ov is None or ov.done_handle is not None or ov.traced:
             super().add_done_callback(fn, context=context)
             return
         handle = _DoneHandle.__new__(_DoneHandle)
@@ -260,6 +282,9 @@ class _OverlappedFuture(futures.Future):
             ov.done_handle = None
             removed += 1
         return removed
+
+
+cdef object _overlapped_slot = _OverlappedFuture.__dict__['_ov']
 
 
 # stdlib: _BaseWaitHandleFuture
@@ -518,8 +543,12 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor._check_closed
     def _check_closed(self):
-        if self._ring is None or self._ring.closed:
+        self._check_open()
+
+    cdef int _check_open(self) except -1:
+        if self._ring is None or not self._ring._proactor.is_open():
             raise RuntimeError('IouringProactor is closed')
+        return 0
 
     # stdlib: IocpProactor.__repr__
     def __repr__(self):
@@ -571,7 +600,7 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor.recv
     def recv(self, conn, nbytes, flags=0):
-        fd = self._register_with_ring(conn)
+        fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
         # differs[D3], differs[D4]
         if nbytes == 0:
@@ -581,11 +610,11 @@ cdef class IouringProactor:
         else:
             ov.prep_read(fd, nbytes)
 
-        return self._register(ov, conn, self.finish_socket_func)
+        return self._future_of(ov, conn, _finish_socket_func)
 
     # stdlib: IocpProactor.recv_into
     def recv_into(self, conn, buf, flags=0):
-        fd = self._register_with_ring(conn)
+        fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
         # differs[D3], differs[D4]
         if is_socket(conn, fd):
@@ -593,33 +622,32 @@ cdef class IouringProactor:
         else:
             ov.prep_read_into(fd, buf)
 
-        return self._register(ov, conn, self.finish_socket_func)
+        return self._future_of(ov, conn, _finish_socket_func)
 
     # stdlib: IocpProactor.recvfrom
     def recvfrom(self, conn, nbytes, flags=0):
-        fd = self._register_with_ring(conn)
+        fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
         ov.prep_recvfrom(fd, nbytes, flags)
 
-        return self._register(ov, conn, partial(self._finish_recvfrom,
-                                                empty_result=b''))
+        # differs[D8]: nothing is made of an error, so _finish_recvfrom would add nothing.
+        return self._future_of(ov, conn, _finish_socket_func)
 
     # stdlib: IocpProactor.recvfrom_into
     def recvfrom_into(self, conn, buf, nbytes=0, flags=0):
         # differs[D9]
-        fd = self._register_with_ring(conn)
+        fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
         ov.prep_recvfrom_into(fd, buf, nbytes, flags)
 
-        return self._register(ov, conn, partial(self._finish_recvfrom,
-                                                empty_result=0))
+        return self._future_of(ov, conn, _finish_socket_func)
 
     # stdlib: IocpProactor.sendto
     def sendto(self, conn, buf, flags=0, addr=None):
-        fd = self._register_with_ring(conn)
+        fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
         if ov.prep_sendto(fd, conn.family, buf, flags, addr):
-            return self._register(ov, conn, self.finish_socket_func)
+            return self._future_of(ov, conn, _finish_socket_func)
 
         # differs[D7]
         try:
@@ -631,11 +659,11 @@ cdef class IouringProactor:
             ov.getresult()
             return conn.sendto(buf, flags, addr)
 
-        return self._register(ov, conn, finish_sendto if ov.pending else self.finish_socket_func)
+        return self._future_of(ov, conn, finish_sendto if ov.pending else _finish_socket_func)
 
     # stdlib: IocpProactor.send
     def send(self, conn, buf, flags=0):
-        fd = self._register_with_ring(conn)
+        fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
         # differs[D4]
         if is_socket(conn, fd):
@@ -643,11 +671,11 @@ cdef class IouringProactor:
         else:
             ov.prep_write(fd, buf)
 
-        return self._register(ov, conn, self.finish_socket_func)
+        return self._future_of(ov, conn, _finish_socket_func)
 
     # stdlib: IocpProactor.accept
     def accept(self, listener):
-        fd = self._register_with_ring(listener)
+        fd = self._fd_of(listener)
         ov = Overlapped(self._ring)
         # differs[D5]
         ov.prep_accept(fd)
@@ -658,12 +686,12 @@ cdef class IouringProactor:
             conn.setblocking(False)
             return conn, address
 
-        return self._register(ov, listener, finish_accept)
+        return self._future_of(ov, listener, finish_accept)
 
     # stdlib: IocpProactor.connect
     def connect(self, conn, address):
         # differs[D6]
-        fd = self._register_with_ring(conn)
+        fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
         try:
             conn.connect(address)
@@ -679,15 +707,15 @@ cdef class IouringProactor:
                 raise OSError(error, f'Connect call failed {address}')
             return conn
 
-        return self._register(ov, conn, finish_connect)
+        return self._future_of(ov, conn, finish_connect)
 
     # stdlib: IocpProactor.sendfile
     def sendfile(self, sock, file, offset, count):
-        fd = self._register_with_ring(sock)
+        fd = self._fd_of(sock)
         ov = Overlapped(self._ring)
         ov.prep_sendfile(fd, file.fileno(), offset, count)
 
-        return self._register(ov, sock, self.finish_socket_func)
+        return self._future_of(ov, sock, _finish_socket_func)
 
     # absent: IocpProactor.accept_pipe: Windows named pipes
     # absent: IocpProactor.connect_pipe: Windows named pipes
@@ -756,15 +784,21 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor._register_with_iocp
     def _register_with_ring(self, obj):
+        return self._fd_of(obj)
+
+    cdef int _fd_of(self, obj) except -1:
         # differs[D11]
         cdef int fd = fileno(obj)
-        self._check_closed()
+        self._check_open()
         self._ring._touch(fd)
         return fd
 
     # stdlib: IocpProactor._register
     def _register(self, ov, obj, callback):
-        self._check_closed()
+        return self._future_of(ov, obj, callback)
+
+    cdef object _future_of(self, Overlapped ov, obj, callback):
+        self._check_open()
 
         try:
             f = _new_overlapped_future(ov, self._future_kwargs)
@@ -772,7 +806,7 @@ cdef class IouringProactor:
             # Without a loop there is nobody who could wait for it.
             ov.cancel()
             raise
-        if f._source_traceback:
+        if ov.traced and f._source_traceback:
             del f._source_traceback[-1]
         if not ov.pending:
             # It could be answered without the kernel.
@@ -785,7 +819,7 @@ cdef class IouringProactor:
             return f
 
         # differs[D1]
-        (<Overlapped> ov).own(f, obj, callback)
+        ov.own(f, obj, callback)
         return f
 
     # stdlib: IocpProactor._unregister
@@ -827,7 +861,7 @@ cdef class IouringProactor:
                     f.cancel()
                 # A cancelled future has asked its operation to end; what else is done has been
                 # given a result by somebody else.
-                elif not f.done():
+                elif not _is_done(f, ov):
                     try:
                         # What finish_socket_func comes to, which nearly all operations have.
                         value = (ov._getresult() if callback is _finish_socket_func
@@ -850,7 +884,7 @@ cdef class IouringProactor:
                         stay = not f.done() and ov._again()
                         raise
                     else:
-                        if not f.done():
+                        if not _is_done(f, ov):
                             _set_result(f, ov, value)
                             self._results.append(f)
             finally:
@@ -958,10 +992,10 @@ cdef class IouringProactor:
 
     def _poll_socket(self, sock, events):
         """Return a future of `events` on a user's socket.  It takes nothing from the socket."""
-        fd = self._register_with_ring(sock)
+        fd = self._fd_of(sock)
         ov = Overlapped(self._ring)
         ov.prep_poll(fd, events)
-        future = self._register(ov, sock, self.finish_socket_func)
+        future = self._future_of(ov, sock, _finish_socket_func)
         ov.watch()
         return future
 
@@ -982,7 +1016,7 @@ cdef class IouringProactor:
                 # Not done: queued again, and submitted after this tick's callbacks.
                 raise BlockingIOError
 
-        return self._register(ov, None, finish_poll)
+        return self._future_of(ov, None, finish_poll)
 
 
 cdef object _finish_socket_func = IouringProactor.finish_socket_func
