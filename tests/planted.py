@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Plant defects one by one, and see that the simulator finds each.
+
+    python tests/planted.py                          # all of tests/planted/
+    python tests/planted.py short-send-dropped       # some
+    python tests/planted.py --programs 50000         # look for longer
+
+A defect is a patch of cpp/ or uringloop/, one that somebody could make in good faith.  Nothing here was written for
+it: it has to be found by random programs on the simulated kernel.  For one of cpp/ those are the C++ ones, in
+tests/cpp/test_proactor_random.cpp; for one of uringloop/ the state machine of tests/test_state_machine.py.  Without a
+patch the same programs must pass.
+
+The checkout stays as it is: patches are applied to a copy.  The exit status is 0 only when all were found.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+PATCHES = TESTS / "planted"
+
+# Of one run, in seconds: a defect may keep a program from ever ending.
+PATIENCE = 120
+
+
+def fail(text):
+    print(f"planted: {text}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def changes(patch):
+    """{file, relative to the checkout: [(old text, new text), ...]} of a unified diff."""
+    files, old, new = {}, None, None
+    for line in patch.read_text().splitlines(keepends=True):
+        if line.startswith("--- a/"):
+            old = None
+        elif line.startswith("+++ b/"):
+            hunks = files[line[6:].strip()] = []
+        elif line.startswith("@@"):
+            old, new = [], []
+            hunks.append((old, new))
+        elif old is not None:
+            if line[0] in " -":
+                old.append(line[1:])
+            if line[0] in " +":
+                new.append(line[1:])
+    return {name: [("".join(old), "".join(new)) for old, new in hunks] for name, hunks in files.items()}
+
+
+def patched(patch):
+    """{file: its text with the patch}; ValueError when the patch does not apply, at one place each."""
+    texts = {}
+    for name, hunks in changes(patch).items():
+        text = (ROOT / name).read_text()
+        for old, new in hunks:
+            if text.count(old) != 1:
+                raise ValueError(f"{patch.name}: in {name} there are {text.count(old)} places for\n{old}")
+            text = text.replace(old, new)
+        texts[name] = text
+    return texts
+
+
+def copy_sources(directory):
+    shutil.copytree(ROOT / "cpp", directory / "cpp")
+    shutil.copytree(TESTS / "cpp", directory / "tests/cpp")
+    # Compiling the other tests would take most of the time.
+    for path in (directory / "tests/cpp").glob("test_*.cpp"):
+        if path.name != "test_proactor_random.cpp":
+            path.unlink()
+
+
+def run_programs(directory, count):
+    """Build and run the C++ programs; None when all pass, else (number of programs, what was wrong)."""
+    build = subprocess.run([sys.executable, directory / "tests/cpp/build.py", "plain", directory / "build"],
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if build.returncode != 0:
+        fail(f"the build failed:\n{build.stdout}")
+    try:
+        done = subprocess.run([directory / "build/tests", "--no-breaks", "--no-colors", "--no-version"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                              env=os.environ | {"URINGLOOP_SEEDS": str(count)}, timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        fail(f"the programs had not ended after {PATIENCE} s\n{(error.stdout or b'').decode(errors='replace')}")
+    if done.returncode == 0:
+        return None
+    # A report of the programs' own, or doctest's of a crash.
+    found = re.search(r"ERROR: seed (\d+): (.*)", done.stdout) or re.search(
+        r"(?s)FATAL ERROR: (?=.*?seed := (\d+))([^\n]*)", done.stdout)
+    if found is None:
+        fail(f"failed in a way that is not understood:\n{done.stdout}")
+    return int(found[1]), found[2]
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Plant defects, and see that the simulator finds each.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a patch in tests/planted/; default: all")
+    parser.add_argument("--programs", type=int, default=10000, help="the most that are run for one defect")
+    arguments = parser.parse_args()
+    patches = [PATCHES / f"{Path(name).name.removesuffix('.patch')}.patch" for name in arguments.names]
+    patches = patches or sorted(PATCHES.glob("*.patch"))
+    for patch in patches:
+        if not patch.exists():
+            fail(f"there is no {patch}")
+
+    missed = []
+    with tempfile.TemporaryDirectory(prefix="uringloop-planted-") as temporary:
+        directory = Path(temporary)
+        copy_sources(directory)
+        wrong = run_programs(directory, arguments.programs)
+        if wrong is not None:
+            fail(f"without any patch, seed {wrong[0]}: {wrong[1]}")
+        print(f"nothing planted: {arguments.programs} programs pass", flush=True)
+        for patch in patches:
+            try:
+                texts = patched(patch)
+            except ValueError as error:
+                fail(error)
+            for name, text in texts.items():
+                (directory / name).write_text(text)
+            started = time.monotonic()
+            wrong = run_programs(directory, arguments.programs)
+            seconds = time.monotonic() - started
+            if wrong is None:
+                missed.append(patch.stem)
+                print(f"{patch.stem}: NOT FOUND by {arguments.programs} programs", flush=True)
+            else:
+                print(f"{patch.stem}: seed {wrong[0]}, {wrong[1]} ({seconds:.0f} s with the build)", flush=True)
+            for name in texts:
+                # With the old time it would seem older than the patched one's object.
+                (directory / name).write_text((ROOT / name).read_text())
+    if missed:
+        fail(f"not found: {', '.join(missed)}")
+    print(f"{len(patches)} of {len(patches)} found")
+
+
+if __name__ == "__main__":
+    main()
