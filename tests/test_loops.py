@@ -594,19 +594,15 @@ def test_wakeup_fd_goes_back_to_whom_it_was(make, stack, order):
     signal.set_wakeup_fd(mine.fileno())
     try:
         loops = [make() for _ in range(3)]
-        owners = {index: wakeup_fd() for index in [2]}
-        open_loops = {0, 1, 2}
+        assert wakeup_fd() == mine.fileno()
+        for number, loop in zip((signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP), loops):
+            loop.add_signal_handler(number, print)
+        wanted = [loop._csock.fileno() for loop in loops]
         for index in order:
+            assert wakeup_fd() == wanted[-1]
+            wanted.remove(loops[index]._csock.fileno())
             loops[index].close()
-            open_loops.discard(index)
-            fd = wakeup_fd()
-            if 2 in open_loops:
-                assert fd == owners[2]
-            elif open_loops:
-                assert fd not in (-1, mine.fileno(), owners[2])
-                os.fstat(fd)
-            else:
-                assert fd == mine.fileno()
+        assert wakeup_fd() == mine.fileno()
     finally:
         signal.set_wakeup_fd(-1)
 

@@ -32,6 +32,7 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T10: TLS and plain connections are made on the transports of this file.
 # T11: A transport that closes with data still to send takes what its protocol has left to say until
 #     the last byte is out, as on the selector loop: TLS answers the peer's close_notify then.
+# T12: A loop that closes does not unset the wake-up descriptor of signals, which may be another's.
 import collections
 import errno
 import inspect
@@ -314,6 +315,22 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                                     extra=None):
         return self._adopt(sock, _ProactorDuplexPipeTransport(
             self, sock, protocol, waiter, extra))
+
+    # stdlib: BaseProactorEventLoop.close
+    def close(self):
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+
+        # differs[T12]
+        self._stop_accept_futures()
+        self._close_self_pipe()
+        self._proactor.close()
+        self._proactor = None
+        self._selector = None
+
+        super(proactor_events.BaseProactorEventLoop, self).close()
 
     # stdlib: BaseProactorEventLoop.sock_recv
     async def sock_recv(self, sock, n):

@@ -6,18 +6,20 @@ pipe transports and child watchers run unmodified.
 
 Must not be in here: anything of io_uring.
 """
-# U1: The wake-up descriptor stays set when the last signal handler is removed: a loop that waits
-#     in io_uring_enter(2) needs it for Ctrl-C. A loop that closes gives it back (wakeup_fds).
+# U1: A loop has the wake-up descriptor for signals while it runs, as it needs it for Ctrl-C, and while
+#     it has signal handlers. It gives it back to whom it had it from (wakeup_fds).
 # U2: A loop that is closed in another thread leaves its signals' handlers where they are: only the
 #     main thread may change them.
+import contextlib
 import os
 import sys
 import threading
-import signal
 import warnings
 from asyncio import events, unix_events
 from asyncio.log import logger
 from asyncio.unix_events import _UnixSelectorEventLoop
+
+from . import wakeup_fds
 
 
 # stdlib: _UnixSelectorEventLoop
@@ -26,8 +28,8 @@ class _UnixEventLoopMixin:
 
     # stdlib: _UnixSelectorEventLoop.__init__
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
         self._signal_handlers = {}
+        super().__init__(*args, **kwargs)
         # From 3.13 on: the inode of a listening socket's file, to know it again at clean-up.
         self._unix_server_sockets = {}
         # From 3.14 on a loop has the watcher that the policy had before.
@@ -41,17 +43,33 @@ class _UnixEventLoopMixin:
             self._remove_signal_handlers()
         super().close()
 
-    _process_self_data = _UnixSelectorEventLoop._process_self_data
-    add_signal_handler = _UnixSelectorEventLoop.add_signal_handler
+    # stdlib: _UnixSelectorEventLoop._process_self_data
+    def _process_self_data(self, data):
+        _UnixSelectorEventLoop._process_self_data(self, data)
+        # differs[U1]
+        others = bytes(number for number in data if number not in self._signal_handlers)
+        if others and threading.current_thread() is threading.main_thread():
+            wakeup_fds.pass_on(self._csock.fileno(), others)
+
+    # stdlib: _UnixSelectorEventLoop.add_signal_handler
+    def add_signal_handler(self, sig, callback, *args):
+        # differs[U1]
+        if self._csock is not None:
+            wakeup_fds.take(self._csock.fileno())
+        try:
+            _UnixSelectorEventLoop.add_signal_handler(self, sig, callback, *args)
+        finally:
+            self._want_signals()
+
     _handle_signal = _UnixSelectorEventLoop._handle_signal
 
     # stdlib: _UnixSelectorEventLoop.remove_signal_handler
     def remove_signal_handler(self, sig):
-        removed = _UnixSelectorEventLoop.remove_signal_handler(self, sig)
-        if removed and not self._signal_handlers and self._csock is not None:
+        try:
+            return _UnixSelectorEventLoop.remove_signal_handler(self, sig)
+        finally:
             # differs[U1]
-            signal.set_wakeup_fd(self._csock.fileno())
-        return removed
+            self._want_signals()
 
     _check_signal = _UnixSelectorEventLoop._check_signal
     _make_read_pipe_transport = _UnixSelectorEventLoop._make_read_pipe_transport
@@ -81,6 +99,12 @@ class _UnixEventLoopMixin:
 
     # -- ours: no counterpart in the stdlib's class --
 
+    # stdlib: BaseProactorEventLoop._make_self_pipe
+    def _make_self_pipe(self):
+        super()._make_self_pipe()
+        # differs[U1]: the stdlib's __init__ is about to.
+        wakeup_fds.take(self._csock.fileno())
+
     # stdlib: BaseProactorEventLoop._loop_self_reading
     def _loop_self_reading(self, f=None):
         # The proactor loop throws away what it reads; here each byte is a signal's number.
@@ -90,6 +114,18 @@ class _UnixEventLoopMixin:
         super()._loop_self_reading(f)
         if data:
             self._process_self_data(data)
+
+    def _want_signals(self, starting=False):
+        """differs[U1]: have the wake-up descriptor, or give it back."""
+        if self._csock is None:
+            return
+        if starting or self._signal_handlers or self.is_running():
+            wakeup_fds.take(self._csock.fileno())
+        else:
+            wakeup_fds.give_back(self._csock.fileno())
+            # What has arrived since is another's.
+            with contextlib.suppress(BlockingIOError):
+                self._process_self_data(self._ssock.recv(4096))
 
     def _remove_signal_handlers(self):
         if sys.is_finalizing():
@@ -104,3 +140,4 @@ class _UnixEventLoopMixin:
                 self.remove_signal_handler(sig)
         # differs[U2]
         self._signal_handlers.clear()
+        self._want_signals()

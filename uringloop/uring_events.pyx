@@ -43,8 +43,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     in the kernel as long as that operation. So the cancel is submitted, and seen to end, first.
 # D14: The self-pipe is read for signals only. Threads wake the ring through an eventfd of its own,
 #     which costs half as much.
-# D15: Windows has one loop a process for the wake-up descriptor of signals. Here a loop that closes
-#     gives it back to the loop, or to the program, that had it before.
+# D15: Windows has one loop a process for the wake-up descriptor of signals. Here a loop has it while it
+#     runs or has signal handlers, and gives it back to the loop, or to the program, that had it before.
 # D16: Cancelling needs no care for operations that completed in the meantime: nothing has to be
 #     unregistered, the table drops a cancelled operation with its final completion.
 # D17: `concurrency` says how many threads may run on a completion port; a ring has one. What can
@@ -83,7 +83,7 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
 
 from ._overlapped cimport Overlapped, Ring, fileno, is_socket
-from . import selector_events, stdlib_transports, unix_events, wakeup_fds
+from . import selector_events, stdlib_transports, unix_events
 
 __all__ = (
     'IouringProactorEventLoop', 'IouringProactor', 'IouringProactorEventLoopPolicy',
@@ -438,9 +438,9 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
         if made:
             proactor = IouringProactor()
         try:
+            super().__init__(proactor)
             # differs[D15]
-            with wakeup_fds.making(self):
-                super().__init__(proactor)
+            self._want_signals()
         except BaseException:
             self._closed = True
             if made:
@@ -455,12 +455,15 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             self._proactor._bind_thread()
             # differs[D20]
             self._loop_self_reading()
+            # differs[D15]
+            self._want_signals(True)
             super()._run_forever_setup()
 
         # stdlib: ProactorEventLoop._run_forever_cleanup
         def _run_forever_cleanup(self):
             super()._run_forever_cleanup()
             self._stop_self_reading()
+            self._want_signals()
 
         def run_forever(self):
             # differs[D19]
@@ -478,9 +481,12 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
                 self._proactor._bind_thread()
                 # differs[D20]
                 self._loop_self_reading()
+                # differs[D15]
+                self._want_signals(True)
                 super().run_forever()
             finally:
                 self._stop_self_reading()
+                self._want_signals()
 
     # absent: ProactorEventLoop.create_pipe_connection: Windows named pipes
     # absent: ProactorEventLoop.start_serving_pipe: Windows named pipes
@@ -493,16 +499,6 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             # differs[D16]
             self._self_reading_future.cancel()
             self._self_reading_future = None
-
-    # stdlib: BaseProactorEventLoop.close
-    def close(self):
-        # differs[D15]
-        if self.is_running():
-            raise RuntimeError("Cannot close a running event loop")
-        if self.is_closed():
-            return
-        with wakeup_fds.closing(self):
-            super().close()
 
     # stdlib: BaseProactorEventLoop._write_to_self
     def _write_to_self(self):

@@ -1,10 +1,12 @@
-"""Who has the descriptor that signals are written to.
+"""Who has the descriptor that signals' numbers are written to.
 
-`signal.set_wakeup_fd` knows one, and `BaseProactorEventLoop` sets it when a loop is made and clears
-it when one is closed: with two loops, closing the second would make the first deaf to signals.
-Here each loop remembers from whom it took the descriptor, and gives it back.  A loop that has signal
-handlers keeps it, and a new one comes behind it: to make a loop for another thread must not cost the
-program its signals.  Only the main thread may set it (signal.set_wakeup_fd), so elsewhere nothing is done.
+`signal.set_wakeup_fd` knows one. A loop wants it while it runs, so that Ctrl-C ends its sleep, and
+as long as it has signal handlers. Whoever had it before gets it back afterwards: another loop, or
+the program. Only the main thread may set it (signal.set_wakeup_fd), so elsewhere nothing is done.
+
+A signal that came for another loop's handler while this one had the descriptor is passed on.
+
+Nowhere is the descriptor unset to be asked for: a signal that came then would be lost.
 
 Source: signal.set_wakeup_fd in the Python library reference.
 """
@@ -13,14 +15,18 @@ import contextlib
 import os
 import signal
 import threading
-import weakref
 
 _NOBODY = -1
 
-# Descriptor of a living loop -> who had the wake-up before it.
-_previous = {}
-# The same descriptor -> the loop.
-_loops = weakref.WeakValueDictionary()
+# Those who want it; the last has it. Descriptors of loops, and of others who had it before a loop.
+_wanted = []
+
+# The child of a fork begins with no loop, and with the descriptor unset (asyncio.events.on_fork).
+os.register_at_fork(after_in_child=_wanted.clear)
+
+# Descriptors of loops that were closed in a thread that could not give them back: the number may
+# be another's by now.
+_orphaned = set()
 
 
 def _in_main_thread():
@@ -35,54 +41,54 @@ def _is_open(fd):
     return True
 
 
-def _set(fd):
-    """Set the wake-up descriptor; nobody where it no longer serves."""
-    try:
-        signal.set_wakeup_fd(fd)
-    except (ValueError, OSError):
-        signal.set_wakeup_fd(_NOBODY)
+def _discard(fd):
+    if fd in _wanted:
+        _wanted.remove(fd)
 
 
-@contextlib.contextmanager
-def making(loop):
-    """Around the stdlib's `__init__`, which sets the loop's own descriptor."""
+def _set_last():
+    """Give it to the last who wants it; return who had it."""
+    while _wanted:
+        try:
+            return signal.set_wakeup_fd(_wanted[-1])
+        except (ValueError, OSError):
+            # Closed meanwhile, or no longer what it was.
+            _wanted.pop()
+    return signal.set_wakeup_fd(_NOBODY)
+
+
+def take(fd):
+    """Have signals written to fd."""
     if not _in_main_thread():
-        yield
         return
-    # The only way to ask.
-    before = signal.set_wakeup_fd(_NOBODY)
-    try:
-        yield
-    except BaseException:
-        _set(before)
-        raise
-    fd = loop._csock.fileno()
-    owner = _loops.get(before)
-    if owner is not None and owner._signal_handlers:
-        _previous[fd] = _previous[before]
-        _previous[before] = fd
-        _set(before)
-    else:
-        _previous[fd] = before if _is_open(before) else _NOBODY
-    _loops[fd] = loop
+    before = signal.set_wakeup_fd(fd)
+    _discard(fd)
+    if before not in (_NOBODY, fd) and before not in _orphaned and _is_open(before):
+        _discard(before)
+        _wanted.append(before)
+    _wanted.append(fd)
+    _orphaned.clear()
 
 
-@contextlib.contextmanager
-def closing(loop):
-    """Around the stdlib's `close`, which clears whatever is set."""
-    csock = loop._csock
-    fd = csock.fileno() if csock is not None else _NOBODY
-    heir = _previous.pop(fd, _NOBODY)
-    _loops.pop(fd, None)
-    # Whoever would have given it back to this loop gives it to the one before.
-    for other, before in _previous.items():
-        if before == fd:
-            _previous[other] = heir
+def give_back(fd):
+    """End what take() began, in whatever order loops do so."""
+    had = fd in _wanted
+    _discard(fd)
+    if not had:
+        return
     if not _in_main_thread():
-        yield
+        _orphaned.add(fd)
         return
-    current = signal.set_wakeup_fd(_NOBODY)
-    try:
-        yield
-    finally:
-        _set(heir if current == fd else current)
+    before = _set_last()
+    if before not in (_NOBODY, fd):
+        # Somebody else's it was, and stays.
+        signal.set_wakeup_fd(before)
+
+
+def pass_on(fd, numbers):
+    """Write signals' numbers to whom they would have gone without fd."""
+    below = _wanted[:_wanted.index(fd)] if fd in _wanted else _wanted
+    if below:
+        # Full, or closed: then they are lost, as with the module's own writes.
+        with contextlib.suppress(OSError):
+            os.write(below[-1], numbers)
