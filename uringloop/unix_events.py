@@ -10,7 +10,8 @@ Must not be in here: anything of io_uring.
 #     it has signal handlers. It gives it back to whom it had it from (wakeup_fds).
 # U2: A loop that is closed in another thread leaves its signals' handlers where they are: only the
 #     main thread may change them.
-import contextlib
+# U3: The self-pipe is a pipe: it holds 65,536 signals between two turns. A socketpair holds fewer than
+#     300, and the number that does not fit is lost, though it be the first of its kind.
 import os
 import sys
 import threading
@@ -101,7 +102,10 @@ class _UnixEventLoopMixin:
 
     # stdlib: BaseProactorEventLoop._make_self_pipe
     def _make_self_pipe(self):
-        super()._make_self_pipe()
+        # differs[U3]
+        ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._ssock, self._csock = (open(fd, mode, 0) for fd, mode in zip(ends, ('rb', 'wb')))
+        self._internal_fds += 1
         # differs[U1]: the stdlib's __init__ is about to.
         wakeup_fds.take(self._csock.fileno())
 
@@ -124,8 +128,8 @@ class _UnixEventLoopMixin:
         else:
             wakeup_fds.give_back(self._csock.fileno())
             # What has arrived since is another's.
-            with contextlib.suppress(BlockingIOError):
-                self._process_self_data(self._ssock.recv(4096))
+            while data := self._ssock.read(4096):
+                self._process_self_data(data)
 
     def _remove_signal_handlers(self):
         if sys.is_finalizing():
