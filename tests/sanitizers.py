@@ -33,6 +33,7 @@ RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so")
 
 # Modules that the default leaves out, and why.
 UNSUITED = {
+    "test_conformance.py": "CPython's tests, which check memory use and timing",
     "test_cpp.py": "builds with sanitizers of its own",
     "test_mirror.py": "reads sources",
     "test_side_by_side.py": "reads sources",
