@@ -366,7 +366,7 @@ void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
   if (cqe.user_data == kWakeKey) {
     std::uint64_t count;
     kernel_.read(kernel_.self, wake_fd_, &count, sizeof(count));
-    wake_armed_ = false;
+    wake_armed_ = (cqe.flags & IORING_CQE_F_MORE) != 0;
     woken_ = true;
     return;
   }

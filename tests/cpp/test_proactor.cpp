@@ -1064,6 +1064,22 @@ TEST_CASE("wake: the poll for it survives an end without a reason") {
   CHECK(simulation.proactor.take_wake());
 }
 
+TEST_CASE("wake: while F_MORE is set the poll for it goes on") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  simulation.turn();
+  for (int count = 0; count < 3; ++count) {
+    simulation.kernel.post(proactor.ring_fd(), OperationTable::kReservedSlot + 1, POLLIN,
+                           IORING_CQE_F_MORE);
+    simulation.turn();
+    CHECK(proactor.take_wake());
+    CHECK(simulation.kernel.requests(proactor.ring_fd()) == 1);
+  }
+  proactor.wake();
+  CHECK(simulation.turn(-1) == 0);
+  CHECK(proactor.take_wake());
+}
+
 // -- threads --
 
 TEST_CASE("bind_thread: before the first run operations queue in the table") {
