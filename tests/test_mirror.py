@@ -458,7 +458,7 @@ cdef class IouringProactor:
         return 0
 
     # stdlib: IocpProactor.__init__
-    def __init__(self, rung=None):
+    def __init__(self, rung=None, kernel=None):
         # differs[D1]
         pass
 
@@ -525,7 +525,7 @@ def test_sample_is_right():
     ("# D1: a reason", "# D1: a reason\n# D4: another", ["list D4"]),
     ("    # -- ours: no counterpart in the stdlib --\n", "", ["extra IouringProactor.extra"]),
     ("# ours: for a test\n", "", ["extra extra"]),
-    ("rung=None", "concurrency=1", ["parameters IouringProactor.__init__"]),
+    ("rung=None, kernel=None", "concurrency=1", ["parameters IouringProactor.__init__"]),
     ("Py_ssize_t nbytes", "Py_ssize_t size", ["parameters IouringProactor.recv"]),
     ("int flags=0", "int flags=1", ["parameters IouringProactor.recv"]),
     ("int flags=0", "int flags", ["parameters IouringProactor.recv"]),

@@ -70,7 +70,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int64_t result
 
     cdef cppclass Proactor:
-        Proactor()
+        Proactor(const Kernel& kernel)
         int init(const Features& features, unsigned sq_entries, unsigned cq_entries)
         int bind_thread(cbool force)
         cbool bound_here()
@@ -128,6 +128,7 @@ cdef bint is_socket(object obj, int fd) except -1
 
 cdef class Ring:
     cdef Proactor* _proactor
+    cdef object _kernel          # the capsule of the calls that the proactor makes, or None
     cdef list _slots             # slot -> its Overlapped, or None
     cdef void* _scratch          # what receives go through, to be copied at their true size
     cdef unsigned long _thread   # who called wait() last

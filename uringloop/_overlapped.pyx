@@ -37,6 +37,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_CheckExact, PyCapsule_GetPointer
 
 from ._sockaddr cimport format_address, parse_address
 
@@ -101,6 +102,15 @@ cdef bint _check_socket_layout() except -1:
 cdef bint _socket_layout_known = _check_socket_layout()
 
 
+cdef const Kernel* _calls_of(object capsule) except NULL:
+    """Return the capsule's table of system calls; the system's own for None."""
+    if capsule is None:
+        return &real_kernel()
+    if not PyCapsule_CheckExact(capsule):
+        raise TypeError(f"kernel must be a capsule, not {type(capsule).__name__}")
+    return <const Kernel*> PyCapsule_GetPointer(capsule, "uring::Kernel")
+
+
 cdef int fileno(object obj) except -1:
     """Return the file descriptor of an int or of an object with fileno().
 
@@ -136,31 +146,35 @@ cdef class Ring:
 
     rung: the set-up flags to begin with, 0 (best) to 2 (those of Linux 5.19); a kernel that
     refuses them is asked for the next.  None: what this kernel was found to take.
+    kernel: for tests, a capsule named "uring::Kernel" with the calls to make in the system's place.
     Raises uringloop.IouringUnavailableError.
 
     Source: io_uring_setup(2), io_uring_enter(2).
     """
 
-    def __cinit__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES):
+    def __cinit__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES,
+                  kernel=None):
         self._slots = []
-        self._proactor = new Proactor()
+        self._kernel = kernel
+        self._proactor = new Proactor(_calls_of(kernel)[0])
         self._scratch = PyMem_RawMalloc(SCRATCH_SIZE)
         if self._scratch is NULL:
             raise MemoryError
 
-    def __init__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES):
+    def __init__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES,
+                 kernel=None):
         cdef Features features
         cdef int error
         cdef int best
         if self._proactor.is_open():
             raise RuntimeError("the ring is already made")
-        if rung is None:
+        if rung is None and kernel is None:
             error = real_features(&features)
         else:
-            best = rung
+            best = rung or 0
             if not 0 <= best <= 2:
                 raise ValueError("rung must be 0, 1 or 2")
-            error = probe_features(real_kernel(), &features, <Rung> best)
+            error = probe_features(_calls_of(kernel)[0], &features, <Rung> best)
         if error == 0:
             error = self._proactor.init(features, sq_entries, cq_entries)
         if error < 0:
@@ -172,7 +186,9 @@ cdef class Ring:
         PyMem_RawFree(self._scratch)
 
     def __del__(self):
-        self.close()
+        # Without a proactor: the arguments were refused.
+        if self._proactor is not NULL:
+            self.close()
 
     def __repr__(self):
         state = f"fd={self._proactor.ring_fd()}" if self._proactor.is_open() else "closed"

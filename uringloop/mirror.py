@@ -83,9 +83,9 @@ _MIXIN = "ours is a base beside the proactor loop, whose arguments it hands on"
 # Our parameters where they are others than the stdlib's.
 CHANGED = {
     "IocpProactor.__init__": (
-        "self, rung=None",
+        "self, rung=None, kernel=None",
         "a ring is entered by one thread, so there is no concurrency to set; what can be chosen is"
-        " the rung of the set-up ladder",
+        " the rung of the set-up ladder and, in tests, the kernel",
     ),
     "IocpProactor.recvfrom_into": (
         "self, conn, buf, nbytes=0, flags=0",

@@ -48,7 +48,7 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D16: Cancelling needs no care for operations that completed in the meantime: nothing has to be
 #     unregistered, the table drops a cancelled operation with its final completion.
 # D17: `concurrency` says how many threads may run on a completion port; a ring has one. What can
-#     be chosen here is the rung of the set-up ladder.
+#     be chosen here is the rung of the set-up ladder and, in tests, the kernel.
 # D18: A socket that its user closes beside a pending operation ends it with OSError(EBADF), at the
 #     loop's next tick at the latest; the peer sees the end of the stream. The selector loop waits
 #     for ever, and may read from the descriptor number's next owner.
@@ -514,6 +514,7 @@ cdef class IouringProactor:
 
     rung: where on the ladder of set-up flags to begin, 0 (best) to 2 (Linux 5.19); None: what the
     running kernel was found to take.
+    kernel: for tests, a capsule of system calls, see _overlapped.Ring.
     Raises IouringUnavailableError where io_uring can't be had.
 
     Source: io_uring(7).
@@ -528,14 +529,14 @@ cdef class IouringProactor:
     cdef object __weakref__
 
     # stdlib: IocpProactor.__init__
-    def __init__(self, rung=None):
+    def __init__(self, rung=None, kernel=None):
         # differs[D17]
         self._loop = None
         self._future_kwargs = {}
         self._results = []
         self._stopped_serving = weakref.WeakSet()
         # differs[D1]: no _cache and no _unregistered; differs[D11]: no _registered.
-        self._ring = Ring(rung)
+        self._ring = Ring(rung, kernel=kernel)
 
     # stdlib: IocpProactor._check_closed
     def _check_closed(self):
