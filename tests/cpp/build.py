@@ -1,9 +1,10 @@
-"""Build the C++ tests: cpp/*.cpp and tests/cpp/*.cpp into one program.
+"""Build the C++ tests: cpp/*.cpp and tests/cpp/*.cpp into one program; or the simulated kernel as a module.
 
-    python tests/cpp/build.py plain|sanitized DIRECTORY
+    python tests/cpp/build.py plain|sanitized DIRECTORY             the program
+    python tests/cpp/build.py module|sanitized-module DIRECTORY     the module, for the Python that runs this
 
-Objects and the program lie in DIRECTORY; what is newer than all that it was made of stays. The last
-line of output is the program's path. $CXX chooses the compiler; -luring is not there on purpose:
+Objects and the product lie in DIRECTORY; what is newer than all that it was made of stays. The last
+line of output is the product's path. $CXX chooses the compiler; -luring is not there on purpose:
 cpp/kernel.hpp says that nothing of the shared library is needed.
 """
 
@@ -13,16 +14,17 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CORE = HERE.parent.parent / "cpp"
 JOBS = 2
 FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-g", "-pthread", f"-I{CORE}"]
-VARIANTS = {
-    "plain": [],
-    "sanitized": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
-}
+SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+# Of the core it has a copy of kernel.cpp only, which nobody else sees.
+MODULE = ["-fPIC", "-fvisibility=hidden", f"-I{HERE}", f"-I{sysconfig.get_path('include')}"]
+VARIANTS = {"plain": [], "sanitized": SANITIZED, "module": MODULE, "sanitized-module": MODULE + SANITIZED}
 # Test cases are compiled more often than they run; the optimizer takes four times as long for them.
 UNOPTIMIZED = {"test_proactor.cpp", "test_proactor_real.cpp", "test_ring.cpp", "test_operation_table.cpp"}
 
@@ -57,17 +59,23 @@ def compile_source(source, directory, command):
 
 
 def build(variant, directory):
-    """Return the program's path; SystemExit with the compiler's words."""
+    """Return the product's path; SystemExit with the compiler's words."""
     cflags = subprocess.run(["pkg-config", "--cflags", "liburing"], capture_output=True, text=True)
     if cflags.returncode != 0:
         raise SystemExit(f"{cflags.stderr}\n`apt install liburing-dev pkg-config` brings liburing")
     command = [*shlex.split(os.environ.get("CXX", "g++")), *FLAGS, *shlex.split(cflags.stdout), *VARIANTS[variant]]
-    sources = [*sorted(CORE.glob("*.cpp")), *sorted(HERE.glob("*.cpp"))]
+    if "module" in variant:
+        sources = [CORE / "kernel.cpp", *sorted(HERE.glob("simulated_*.cpp")), *sorted(HERE.glob("module/*.cpp"))]
+        name, link = "simulated_kernel" + sysconfig.get_config_var("EXT_SUFFIX"), ["-shared"]
+    else:
+        sources = [*sorted(CORE.glob("*.cpp")), *sorted(HERE.glob("*.cpp"))]
+        name, link = "tests", []
+    product = directory / name
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "w") as lock:
         # Another Python's test run may build the same.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        remember_command(directory, command)
+        remember_command(directory, command, product)
         with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
             # The longest first, so that the last one to end is a short one.
             sources.sort(key=lambda source: -source.stat().st_size)
@@ -77,22 +85,21 @@ def build(variant, directory):
             hint = "\n`apt install doctest-dev` brings doctest" if "doctest.h: No such" in errors[0] else ""
             raise SystemExit("\n".join(errors) + hint)
         objects = [target for target, text in results]
-        program = directory / "tests"
-        if not program.exists() or any(each.stat().st_mtime > program.stat().st_mtime for each in objects):
-            temporary = directory / "tests.new"
-            done = subprocess.run([*command, *objects, "-o", temporary], capture_output=True, text=True)
+        if not product.exists() or any(each.stat().st_mtime > product.stat().st_mtime for each in objects):
+            temporary = directory / "product.new"
+            done = subprocess.run([*command, *objects, *link, "-o", temporary], capture_output=True, text=True)
             if done.returncode != 0:
                 raise SystemExit(done.stderr)
-            temporary.replace(program)
-    return program
+            temporary.replace(product)
+    return product
 
 
-def remember_command(directory, command):
+def remember_command(directory, command, product):
     """Forget all objects that another command made."""
     made_by = directory / "command"
     text = shlex.join(command)
     if not made_by.exists() or made_by.read_text() != text:
-        for name in [*directory.glob("*.o"), directory / "tests"]:
+        for name in [*directory.glob("*.o"), product]:
             name.unlink(missing_ok=True)
         made_by.write_text(text)
 

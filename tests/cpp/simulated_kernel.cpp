@@ -7,6 +7,8 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <limits>
@@ -31,14 +33,10 @@ constexpr int kMostHeldBack = 64;
 constexpr int kMostRounds = 10000;
 // So that there is an end to reading completions.
 constexpr int kMostSaid = 3;
+// Of ended_keys, by itself.
+constexpr std::size_t kMostEnded = 1000;
 // What an enter takes, so that whoever polls for a time comes to its end.
 constexpr std::int64_t kCallTime = 1000;
-
-// Where things stand in the queues' mapping; in bytes.
-constexpr unsigned kSqOffset = 0;
-constexpr unsigned kCqOffset = 64;
-constexpr unsigned kCqesOffset = 128;
-enum Word { kHead, kTail, kMask, kEntries, kFlags, kLost };
 
 unsigned power_of_two(unsigned number) {
   unsigned power = 1;
@@ -53,140 +51,9 @@ std::uint64_t mix(std::uint64_t hash, const void* data, std::size_t size) {
   return hash;
 }
 
-std::string joined(const msghdr& message) {
-  std::string bytes;
-  for (std::size_t index = 0; index < message.msg_iovlen; ++index)
-    bytes.append(static_cast<const char*>(message.msg_iov[index].iov_base),
-                 message.msg_iov[index].iov_len);
-  return bytes;
-}
-
 }  // namespace
 
-// What one file writes and another reads.
-struct SimulatedKernel::Queue {
-  std::size_t capacity = 0;
-  std::string bytes;                  // of a stream or a pipe
-  std::deque<std::string> datagrams;  // of a datagram socket
-  std::size_t queued = 0;             // bytes in `datagrams`
-  bool ended = false;                 // the writing side is closed
-  bool broken = false;                // the reading side is closed
-  bool reset = false;
-
-  std::size_t room() const { return capacity - std::min(capacity, bytes.size() + queued); }
-  bool readable() const { return !bytes.empty() || !datagrams.empty() || ended || reset; }
-};
-
-// An open file; closed when the last who holds it lets go.
-struct SimulatedKernel::File {
-  enum class Type { kStream, kPipe, kDatagram, kEvent, kRegular, kRing };
-
-  explicit File(Type its_type) : type(its_type) {}
-  ~File() {
-    if (in) in->broken = true;
-    if (out) out->ended = true;
-  }
-
-  Type type;
-  bool nonblocking = false;
-  std::shared_ptr<Queue> in, out;
-  std::uint64_t counter = 0;  // kEvent
-  std::string content;        // kRegular
-  std::shared_ptr<Ring> ring;
-
-  // As poll(2) has them.
-  std::uint32_t events() const {
-    switch (type) {
-      case Type::kEvent:
-        return POLLOUT | (counter != 0 ? POLLIN : 0);
-      case Type::kRegular:
-      case Type::kRing:
-        return POLLIN | POLLOUT;
-      case Type::kDatagram:
-        // Whether there is room depends on the peer.
-        return POLLOUT | (in->readable() ? POLLIN : 0);
-      case Type::kPipe:
-        if (in) return (in->bytes.empty() ? 0 : POLLIN) | (in->ended ? POLLHUP : 0);
-        return (out->room() > 0 ? POLLOUT : 0) | (out->broken ? POLLOUT | POLLERR : 0);
-      case Type::kStream:
-        break;
-    }
-    std::uint32_t result = 0;
-    if (in->readable()) result |= POLLIN;
-    if (in->ended) result |= POLLRDHUP | POLLHUP;
-    if (in->reset) result |= POLLERR;
-    if (out->room() > 0 || out->broken) result |= POLLOUT;
-    return result;
-  }
-};
-
-struct SimulatedKernel::Request {
-  io_uring_sqe sqe;
-  FilePointer file;
-  int thread = 0;
-  bool cancelled = false;
-  bool reads_memory = true;
-  int said = 0;              // completions with F_MORE
-  std::uint64_t memory = 0;  // checksum of what the kernel was told to read
-};
-
-struct SimulatedKernel::Ring {
-  struct Completed {
-    std::uint64_t user_data;
-    int result;
-    unsigned flags;
-  };
-
-  unsigned flags = 0;
-  unsigned sq_entries = 0;
-  unsigned cq_entries = 0;
-  int owner = 0;
-  unsigned forks = 0;
-  std::vector<std::uint64_t> queues, sqes;
-  std::list<Request> waiting;
-  std::vector<Completed> batch;
-  std::deque<Completed> overflow;
-
-  bool deferred() const { return (flags & IORING_SETUP_DEFER_TASKRUN) != 0; }
-  bool cooperative() const { return deferred() || (flags & IORING_SETUP_COOP_TASKRUN) != 0; }
-
-  unsigned* sq(Word word) { return at(kSqOffset) + word; }
-  unsigned* cq(Word word) { return at(kCqOffset) + word; }
-  unsigned array_offset() const {
-    return kCqesOffset + cq_entries * static_cast<unsigned>(sizeof(io_uring_cqe));
-  }
-  unsigned* at(unsigned offset) {
-    return reinterpret_cast<unsigned*>(reinterpret_cast<unsigned char*>(queues.data()) + offset);
-  }
-  unsigned visible() { return *cq(kTail) - load(cq(kHead)); }
-
-  static unsigned load(const unsigned* from) { return __atomic_load_n(from, __ATOMIC_ACQUIRE); }
-  static void store(unsigned* to, unsigned value) { __atomic_store_n(to, value, __ATOMIC_RELEASE); }
-  void set_flag(unsigned flag, bool on) {
-    const unsigned flags_now = *sq(kFlags);
-    store(sq(kFlags), on ? flags_now | flag : flags_now & ~flag);
-  }
-
-  // To the CQ, or behind what found it full.
-  void add(const Completed& completed) {
-    if (!overflow.empty() || !write(completed)) {
-      overflow.push_back(completed);
-      set_flag(IORING_SQ_CQ_OVERFLOW, true);
-    }
-  }
-  bool write(const Completed& completed) {
-    if (visible() >= cq_entries) return false;
-    const unsigned tail = *cq(kTail);
-    io_uring_cqe* cqe = reinterpret_cast<io_uring_cqe*>(at(kCqesOffset)) + (tail % cq_entries);
-    cqe->user_data = completed.user_data;
-    cqe->res = completed.result;
-    cqe->flags = completed.flags;
-    store(cq(kTail), tail + 1);
-    return true;
-  }
-};
-
-SimulatedKernel::SimulatedKernel(std::uint64_t seed)
+SimulatedKernel::SimulatedKernel(std::uint64_t seed, Backing backing)
     : known_setup_flags(kSetupFlags),
       known_enter_flags(kEnterFlags),
       features(kFeatures),
@@ -195,70 +62,107 @@ SimulatedKernel::SimulatedKernel(std::uint64_t seed)
       orphan_result(-EFAULT),
       largest_transfer(std::numeric_limits<std::size_t>::max()),
       largest_submit(std::numeric_limits<unsigned>::max()),
+      largest_sq(kLargestRing),
+      largest_cq(2 * kLargestRing),
+      backing_(backing),
+      made_in_(fork_count()),
       random_(seed) {
+  if (backing_ == Backing::kReal) return;
   // A process has these.
-  for (int fd = 0; fd < 3; ++fd) open(std::make_shared<File>(File::Type::kRegular));
+  for (int fd = 0; fd < 3; ++fd) open(std::make_shared<MadeUpFile>(MadeUpFile::Type::kRegular));
 }
 
 SimulatedKernel::~SimulatedKernel() { end_closed_rings(); }
+
+namespace {
+
+// A call of the table: one at a time.
+template <auto method>
+struct Entry;
+template <typename Result, typename... Arguments, Result (SimulatedKernel::*method)(Arguments...)>
+struct Entry<method> {
+  static Result call(void* self, Arguments... arguments) {
+    SimulatedKernel* kernel = static_cast<SimulatedKernel*>(self);
+    std::lock_guard<std::recursive_mutex> guard(kernel->mutex());
+    return (kernel->*method)(arguments...);
+  }
+};
+
+}  // namespace
 
 Kernel SimulatedKernel::table() noexcept {
   using Self = SimulatedKernel;
   Kernel table{};
   table.self = this;
-  table.setup = [](void* self, unsigned entries, io_uring_params* params) {
-    return static_cast<Self*>(self)->setup(entries, params);
+  table.setup = Entry<&Self::setup>::call;
+  table.enter = Entry<&Self::enter>::call;
+  table.register_ = Entry<&Self::register_>::call;
+  table.mmap = Entry<&Self::mmap>::call;
+  table.munmap = Entry<&Self::munmap>::call;
+  table.madvise = Entry<&Self::madvise>::call;
+  table.eventfd = Entry<&Self::eventfd>::call;
+  // A child has its parent's descriptors, and perhaps a lock whose holder it has not.
+  table.close = [](void* self, int fd) {
+    return static_cast<Self*>(self)->in_child() ? ::close(fd) : Entry<&Self::close>::call(self, fd);
   };
-  table.enter = [](void* self, int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
-                   const void* argument, std::size_t size) {
-    return static_cast<Self*>(self)->enter(fd, to_submit, min_complete, flags, argument, size);
-  };
-  table.register_ = [](void* self, int fd, unsigned opcode, void* argument, unsigned count) {
-    return static_cast<Self*>(self)->register_(fd, opcode, argument, count);
-  };
-  table.mmap = [](void* self, std::size_t length, int fd, std::int64_t offset, void** address) {
-    return static_cast<Self*>(self)->mmap(length, fd, offset, address);
-  };
-  table.munmap = [](void* self, void* address, std::size_t length) {
-    return static_cast<Self*>(self)->munmap(address, length);
-  };
-  table.madvise = [](void* self, void* address, std::size_t length, int advice) {
-    return static_cast<Self*>(self)->madvise(address, length, advice);
-  };
-  table.eventfd = [](void* self, unsigned initial, int flags) {
-    return static_cast<Self*>(self)->eventfd(initial, flags);
-  };
-  table.close = [](void* self, int fd) { return static_cast<Self*>(self)->close(fd); };
-  table.read = [](void* self, int fd, void* buffer, std::size_t size) {
-    return static_cast<Self*>(self)->read(fd, buffer, size);
-  };
-  table.write = [](void* self, int fd, const void* buffer, std::size_t size) {
-    return static_cast<Self*>(self)->write(fd, buffer, size);
-  };
-  table.recvfrom = [](void* self, int fd, void* buffer, std::size_t size, int flags,
-                      sockaddr* address, socklen_t* length) {
-    return static_cast<Self*>(self)->recvfrom(fd, buffer, size, flags, address, length);
-  };
-  table.send = [](void* self, int fd, const void* buffer, std::size_t size, int flags) {
-    return static_cast<Self*>(self)->send(fd, buffer, size, flags);
-  };
-  table.sendfile = [](void* self, int socket, int file, std::int64_t offset, std::size_t count) {
-    return static_cast<Self*>(self)->sendfile(socket, file, offset, count);
-  };
-  table.clock = [](void* self) { return static_cast<Self*>(self)->now; };
+  table.read = Entry<&Self::read>::call;
+  table.write = Entry<&Self::write>::call;
+  table.recvfrom = Entry<&Self::recvfrom>::call;
+  table.send = Entry<&Self::send>::call;
+  table.sendfile = Entry<&Self::sendfile>::call;
+  table.clock = [](void* self) { return static_cast<Self*>(self)->clock(); };
   table.sleep = [](void* self, std::int64_t nanoseconds) {
-    static_cast<Self*>(self)->now += nanoseconds;
-    static_cast<Self*>(self)->slept += nanoseconds;
+    static_cast<Self*>(self)->sleep(nanoseconds);
   };
-  table.thread_id = [](void* self) { return static_cast<Self*>(self)->thread; };
-  table.fork_count = [](void* self) { return static_cast<Self*>(self)->forks; };
+  table.thread_id = [](void* self) { return static_cast<Self*>(self)->thread_id(); };
+  table.fork_count = [](void* self) {
+    return static_cast<Self*>(self)->in_child() ? static_cast<Self*>(self)->fork_count()
+                                                : Entry<&Self::look>::call(self);
+  };
   return table;
+}
+
+// -- who calls, and when --
+
+bool SimulatedKernel::in_child() const {
+  return backing_ == Backing::kReal && fork_count() != made_in_;
+}
+
+unsigned SimulatedKernel::fork_count() const {
+  return backing_ == Backing::kReal ? real_kernel().fork_count(nullptr) : forks;
+}
+
+unsigned SimulatedKernel::look() {
+  if (backing_ == Backing::kReal) changed();
+  return fork_count();
+}
+
+int SimulatedKernel::thread_id() const {
+  return backing_ == Backing::kReal ? real_kernel().thread_id(nullptr) : thread;
+}
+
+std::int64_t SimulatedKernel::clock() const {
+  return backing_ == Backing::kReal ? real_kernel().clock(nullptr) : now;
+}
+
+void SimulatedKernel::sleep(std::int64_t nanoseconds) {
+  slept += nanoseconds;
+  if (backing_ == Backing::kReal)
+    real_kernel().sleep(nullptr, nanoseconds);
+  else
+    now += nanoseconds;
 }
 
 // -- faults --
 
 bool SimulatedKernel::chance(unsigned in_a_thousand) {
   return in_a_thousand != 0 && below(1000) < in_a_thousand;
+}
+
+bool SimulatedKernel::strikes(unsigned Chances::*fault) {
+  const bool struck = chance(chances.*fault);
+  taken.*fault += struck;
+  return struck;
 }
 
 std::uint64_t SimulatedKernel::below(std::uint64_t limit) { return random_() % limit; }
@@ -285,10 +189,17 @@ void SimulatedKernel::force_result(unsigned opcode, int result) {
   forced_[opcode].push_back(result);
 }
 
-std::size_t SimulatedKernel::limited(std::size_t size) {
+std::size_t SimulatedKernel::limited(const File& file, std::size_t size) {
+  if (!file.divisible()) return size;
   if (size > largest_transfer) size = largest_transfer;
-  if (size > 1 && chance(chances.short_transfer)) size = 1 + below(size - 1);
+  if (size > 1 && strikes(&Chances::short_transfer)) size = 1 + below(size - 1);
   return size;
+}
+
+// Of a call that does no more than look whether it can be done now.
+int SimulatedKernel::interruption(const File& file) {
+  if (!file.divisible() || !strikes(&Chances::interrupted)) return 0;
+  return below(2) == 0 ? -EINTR : -EAGAIN;
 }
 
 // -- files --
@@ -300,19 +211,29 @@ int SimulatedKernel::open(FilePointer file) {
   return fd;
 }
 
-SimulatedKernel::FilePointer SimulatedKernel::file_at(int fd) const {
+FilePointer SimulatedKernel::file_at(int fd, bool hold) const {
   auto found = files_.find(fd);
-  return found == files_.end() ? nullptr : found->second;
+  if (found != files_.end()) return found->second;
+  if (backing_ == Backing::kMadeUp) return nullptr;
+  auto file = std::make_shared<RealFile>(fd, hold);
+  return file->is_open() ? file : nullptr;
+}
+
+MadeUpFile* SimulatedKernel::made_up(int fd) const {
+  auto found = files_.find(fd);
+  return found == files_.end() ? nullptr : dynamic_cast<MadeUpFile*>(found->second.get());
 }
 
 SimulatedKernel::Ring* SimulatedKernel::ring_at(int fd) const {
   auto found = files_.find(fd);
-  return found == files_.end() ? nullptr : found->second->ring.get();
+  RingFile* file =
+      found == files_.end() ? nullptr : dynamic_cast<RingFile*>(found->second.get());
+  return file == nullptr ? nullptr : file->ring.get();
 }
 
 std::pair<int, int> SimulatedKernel::stream_pair(std::size_t capacity) {
-  auto one = std::make_shared<File>(File::Type::kStream);
-  auto two = std::make_shared<File>(File::Type::kStream);
+  auto one = std::make_shared<MadeUpFile>(MadeUpFile::Type::kStream);
+  auto two = std::make_shared<MadeUpFile>(MadeUpFile::Type::kStream);
   one->out = two->in = std::make_shared<Queue>();
   two->out = one->in = std::make_shared<Queue>();
   one->out->capacity = two->out->capacity = capacity;
@@ -321,112 +242,52 @@ std::pair<int, int> SimulatedKernel::stream_pair(std::size_t capacity) {
 }
 
 std::pair<int, int> SimulatedKernel::pipe(std::size_t capacity, bool nonblocking) {
-  auto reader = std::make_shared<File>(File::Type::kPipe);
-  auto writer = std::make_shared<File>(File::Type::kPipe);
+  auto reader = std::make_shared<MadeUpFile>(MadeUpFile::Type::kPipe);
+  auto writer = std::make_shared<MadeUpFile>(MadeUpFile::Type::kPipe);
   reader->in = writer->out = std::make_shared<Queue>();
   reader->in->capacity = capacity;
-  reader->nonblocking = writer->nonblocking = nonblocking;
+  reader->has_o_nonblock = writer->has_o_nonblock = nonblocking;
   const int fd = open(writer);
   return {fd, open(reader)};
 }
 
 int SimulatedKernel::datagram_socket(const std::string& address, std::size_t capacity) {
-  auto file = std::make_shared<File>(File::Type::kDatagram);
+  auto file = std::make_shared<MadeUpFile>(MadeUpFile::Type::kDatagram);
   file->in = std::make_shared<Queue>();
   file->in->capacity = capacity;
+  file->addresses = &addresses_;
   addresses_[address] = file->in;
   return open(file);
 }
 
 int SimulatedKernel::regular_file(std::string content) {
-  auto file = std::make_shared<File>(File::Type::kRegular);
+  auto file = std::make_shared<MadeUpFile>(MadeUpFile::Type::kRegular);
   file->content = std::move(content);
   return open(file);
-}
-
-std::int64_t SimulatedKernel::write_to(File& file, const void* buffer, std::size_t size) {
-  if (file.type == File::Type::kEvent) {
-    std::uint64_t number;
-    if (size != sizeof(number)) return -EINVAL;
-    memcpy(&number, buffer, sizeof(number));
-    file.counter += number;
-    return static_cast<std::int64_t>(size);
-  }
-  if (!file.out) return -EBADF;
-  if (file.in && file.in->reset) return -ECONNRESET;
-  if (file.out->broken) return -EPIPE;
-  if (size == 0) return 0;
-  if (file.out->room() == 0) return -EAGAIN;
-  size = std::min(size, file.out->room());
-  file.out->bytes.append(static_cast<const char*>(buffer), size);
-  return static_cast<std::int64_t>(size);
-}
-
-std::int64_t SimulatedKernel::read_from(File& file, void* buffer, std::size_t size) {
-  if (file.type == File::Type::kEvent) {
-    if (size < sizeof(file.counter)) return -EINVAL;
-    if (file.counter == 0) return -EAGAIN;
-    memcpy(buffer, &file.counter, sizeof(file.counter));
-    file.counter = 0;
-    return sizeof(file.counter);
-  }
-  if (!file.in) return -EBADF;
-  if (file.in->reset) return -ECONNRESET;
-  std::string& bytes = file.in->bytes;
-  if (file.type == File::Type::kDatagram) {
-    if (file.in->datagrams.empty()) return -EAGAIN;
-    const std::string datagram = std::move(file.in->datagrams.front());
-    file.in->datagrams.pop_front();
-    file.in->queued -= datagram.size();
-    size = std::min(size, datagram.size());
-    memcpy(buffer, datagram.data(), size);
-    return static_cast<std::int64_t>(size);
-  }
-  if (bytes.empty()) return file.in->ended ? 0 : -EAGAIN;
-  size = std::min(size, bytes.size());
-  memcpy(buffer, bytes.data(), size);
-  bytes.erase(0, size);
-  return static_cast<std::int64_t>(size);
-}
-
-std::int64_t SimulatedKernel::send_message(File& file, const msghdr& message) {
-  const std::string bytes = joined(message);
-  if (file.type != File::Type::kDatagram)
-    return write_to(file, bytes.data(), limited(bytes.size()));
-  if (message.msg_namelen == 0) return -EDESTADDRREQ;
-  const std::string name(static_cast<const char*>(message.msg_name), message.msg_namelen);
-  auto found = addresses_.find(name);
-  auto queue = found == addresses_.end() ? nullptr : found->second.lock();
-  if (queue && !queue->broken) {  // else it is lost, as datagrams are
-    if (queue->room() < bytes.size()) return -EAGAIN;
-    queue->datagrams.push_back(bytes);
-    queue->queued += bytes.size();
-  }
-  return static_cast<std::int64_t>(bytes.size());
 }
 
 std::int64_t SimulatedKernel::put(int fd, const std::string& bytes) {
   FilePointer file = file_at(fd);
   if (!file) return -EBADF;
-  const std::int64_t result = write_to(*file, bytes.data(), bytes.size());
+  const std::int64_t result = file->write(bytes.data(), bytes.size());
   changed();
   return result;
 }
 
 std::string SimulatedKernel::take(int fd, std::size_t most) {
-  FilePointer file = file_at(fd);
-  if (!file || !file->in) return std::string();
-  const bool datagram = file->type == File::Type::kDatagram;
+  MadeUpFile* file = made_up(fd);
+  if (file == nullptr || !file->in) return std::string();
+  const bool datagram = file->type == MadeUpFile::Type::kDatagram;
   std::string bytes(datagram ? 65536 : std::min(most, file->in->bytes.size()), '\0');
-  const std::int64_t result = read_from(*file, bytes.data(), bytes.size());
+  const std::int64_t result = file->read(bytes.data(), bytes.size());
   bytes.resize(result < 0 ? 0 : static_cast<std::size_t>(result));
   changed();
   return bytes;
 }
 
 bool SimulatedKernel::at_end(int fd) {
-  FilePointer file = file_at(fd);
-  return file && file->in && file->in->bytes.empty() && file->in->ended;
+  MadeUpFile* file = made_up(fd);
+  return file != nullptr && file->in && file->in->bytes.empty() && file->in->ended;
 }
 
 void SimulatedKernel::close_file(int fd) {
@@ -435,39 +296,40 @@ void SimulatedKernel::close_file(int fd) {
 }
 
 void SimulatedKernel::reset(int fd) {
-  FilePointer file = file_at(fd);
+  MadeUpFile* file = made_up(fd);
   file->out->reset = true;
   file->out->bytes.clear();
-  file.reset();
   close_file(fd);
 }
 
 int SimulatedKernel::eventfd(unsigned initial, int flags) {
   if (int error = failure(Call::kEventfd)) return error;
-  auto file = std::make_shared<File>(File::Type::kEvent);
+  if (backing_ == Backing::kReal) return real_kernel().eventfd(nullptr, initial, flags);
+  auto file = std::make_shared<MadeUpFile>(MadeUpFile::Type::kEvent);
   file->counter = initial;
-  file->nonblocking = (flags & EFD_NONBLOCK) != 0;
+  file->has_o_nonblock = (flags & EFD_NONBLOCK) != 0;
   return open(file);
 }
 
 int SimulatedKernel::close(int fd) {
   if (int error = failure(Call::kClose)) return error;
-  FilePointer file = file_at(fd);
-  if (!file) {
-    violate("close of descriptor " + std::to_string(fd) + ", which is not open");
-    return -EBADF;
+  auto found = files_.find(fd);
+  if (found == files_.end()) {
+    const int result = backing_ == Backing::kReal ? real_kernel().close(nullptr, fd) : -EBADF;
+    if (result < 0) violate("close of descriptor " + std::to_string(fd) + ", which is not open");
+    return result;
   }
   // A child's copy of a ring goes without the parent's.
-  if (file->ring && file->ring->forks == forks) {
-    for (Request& request : file->ring->waiting) {
+  Ring* ring = ring_at(fd);
+  if (ring != nullptr && ring->forks == fork_count()) {
+    for (Request& request : ring->waiting) {
       // Nobody runs the task work of a DEFER_TASKRUN ring any more: what waits is only ended.
-      request.reads_memory = !file->ring->deferred();
+      request.reads_memory = !ring->deferred();
       closing_.push_back(std::move(request));
     }
-    file->ring->waiting.clear();
+    ring->waiting.clear();
   }
-  files_.erase(fd);
-  file.reset();
+  files_.erase(found);
   changed();
   return 0;
 }
@@ -475,7 +337,9 @@ int SimulatedKernel::close(int fd) {
 std::int64_t SimulatedKernel::read(int fd, void* buffer, std::size_t size) {
   if (int error = failure(Call::kRead)) return error;
   FilePointer file = file_at(fd);
-  const std::int64_t result = file ? read_from(*file, buffer, size) : -EBADF;
+  if (!file) return -EBADF;
+  if (int error = interruption(*file)) return error;
+  const std::int64_t result = file->read(buffer, limited(*file, size));
   changed();
   return result;
 }
@@ -483,17 +347,19 @@ std::int64_t SimulatedKernel::read(int fd, void* buffer, std::size_t size) {
 std::int64_t SimulatedKernel::write(int fd, const void* buffer, std::size_t size) {
   if (int error = failure(Call::kWrite)) return error;
   FilePointer file = file_at(fd);
-  const std::int64_t result = file ? write_to(*file, buffer, size) : -EBADF;
+  const std::int64_t result = file ? file->write(buffer, size) : -EBADF;
   changed();
   return result;
 }
 
-std::int64_t SimulatedKernel::recvfrom(int fd, void* buffer, std::size_t size, int,
-                                       sockaddr*, socklen_t* length) {
+std::int64_t SimulatedKernel::recvfrom(int fd, void* buffer, std::size_t size, int flags,
+                                       sockaddr* address, socklen_t* length) {
   if (int error = failure(Call::kReceive)) return error;
   FilePointer file = file_at(fd);
-  const std::int64_t result = file ? read_from(*file, buffer, size) : -EBADF;
-  if (length != nullptr) *length = 0;
+  if (!file) return -EBADF;
+  if (!(flags & MSG_DONTWAIT)) violate("recvfrom(2) that may wait");
+  if (int error = interruption(*file)) return error;
+  const std::int64_t result = file->receive(buffer, limited(*file, size), flags, address, length);
   changed();
   return result;
 }
@@ -502,7 +368,10 @@ std::int64_t SimulatedKernel::send(int fd, const void* buffer, std::size_t size,
   if (int error = failure(Call::kSend)) return error;
   FilePointer file = file_at(fd);
   if (!(flags & MSG_NOSIGNAL)) violate("send(2) that may raise SIGPIPE");
-  const std::int64_t result = file ? write_to(*file, buffer, limited(size)) : -EBADF;
+  if (!(flags & MSG_DONTWAIT)) violate("send(2) that may wait");
+  if (!file) return -EBADF;
+  if (int error = interruption(*file)) return error;
+  const std::int64_t result = file->send(buffer, limited(*file, size), flags);
   changed();
   return result;
 }
@@ -511,13 +380,20 @@ std::int64_t SimulatedKernel::sendfile(int socket, int file, std::int64_t offset
                                        std::size_t count) {
   if (int error = failure(Call::kSendfile)) return error;
   FilePointer to = file_at(socket);
-  FilePointer from = file_at(file);
-  if (!to || !from) return -EBADF;
-  if (from->type != File::Type::kRegular || offset < 0) return -EINVAL;
-  const std::size_t start = std::min(static_cast<std::size_t>(offset), from->content.size());
-  count = std::min(count, from->content.size() - start);
-  if (count == 0) return 0;
-  const std::int64_t result = write_to(*to, from->content.data() + start, limited(count));
+  if (!to) return -EBADF;
+  if (int error = interruption(*to)) return error;
+  std::int64_t result;
+  if (backing_ == Backing::kReal) {
+    result = real_kernel().sendfile(nullptr, socket, file, offset, limited(*to, count));
+  } else {
+    MadeUpFile* from = made_up(file);
+    if (from == nullptr) return -EBADF;
+    if (from->type != MadeUpFile::Type::kRegular || offset < 0) return -EINVAL;
+    const std::size_t start = std::min(static_cast<std::size_t>(offset), from->content.size());
+    count = std::min(count, from->content.size() - start);
+    if (count == 0) return 0;
+    result = to->write(from->content.data() + start, limited(*to, count));
+  }
   changed();
   return result;
 }
@@ -536,16 +412,16 @@ int SimulatedKernel::setup(unsigned entries, io_uring_params* params) {
 
   auto ring = std::make_shared<Ring>();
   ring->flags = flags;
-  ring->forks = forks;
-  ring->sq_entries = power_of_two(entries);
+  ring->forks = fork_count();
+  ring->sq_entries = power_of_two(std::min(entries, largest_sq));
   ring->cq_entries = 2 * ring->sq_entries;
   if (flags & IORING_SETUP_CQSIZE) {
     if (params->cq_entries == 0 || params->cq_entries > 2 * kLargestRing) return -EINVAL;
-    ring->cq_entries = power_of_two(params->cq_entries);
+    ring->cq_entries = power_of_two(std::min(params->cq_entries, largest_cq));
     if (ring->cq_entries < ring->sq_entries) return -EINVAL;
   }
   if ((flags & IORING_SETUP_SINGLE_ISSUER) && !(flags & IORING_SETUP_R_DISABLED))
-    ring->owner = thread;
+    ring->owner = thread_id();
 
   const std::size_t size = ring->array_offset() + ring->sq_entries * sizeof(unsigned);
   ring->queues.resize((size + 7) / 8);
@@ -576,21 +452,22 @@ int SimulatedKernel::setup(unsigned entries, io_uring_params* params) {
   params->cq_off.overflow = word(kCqOffset, kLost);
   params->cq_off.cqes = kCqesOffset;
 
-  auto file = std::make_shared<File>(File::Type::kRing);
-  file->ring = std::move(ring);
-  return open(std::move(file));
+  if (backing_ == Backing::kMadeUp) return open(std::make_shared<RingFile>(std::move(ring), -1));
+  const int fd = real_kernel().eventfd(nullptr, 0, EFD_CLOEXEC);
+  if (fd >= 0) files_[fd] = std::make_shared<RingFile>(std::move(ring), fd);
+  return fd;
 }
 
 int SimulatedKernel::mmap(std::size_t length, int fd, std::int64_t offset, void** address) {
   if (int error = failure(Call::kMmap)) return error;
-  FilePointer file = file_at(fd);
-  if (!file || !file->ring) return -EBADF;
+  Ring* ring = ring_at(fd);
+  if (ring == nullptr) return -EBADF;
   std::vector<std::uint64_t>* memory = nullptr;
-  if (offset == static_cast<std::int64_t>(IORING_OFF_SQ_RING)) memory = &file->ring->queues;
-  if (offset == static_cast<std::int64_t>(IORING_OFF_SQES)) memory = &file->ring->sqes;
+  if (offset == static_cast<std::int64_t>(IORING_OFF_SQ_RING)) memory = &ring->queues;
+  if (offset == static_cast<std::int64_t>(IORING_OFF_SQES)) memory = &ring->sqes;
   if (memory == nullptr || length > memory->size() * 8) return -EINVAL;
   *address = memory->data();
-  mappings_[*address] = {length, file->ring, forks, true};
+  mappings_[*address] = {length, files_[fd], fork_count(), true};
   return 0;
 }
 
@@ -598,7 +475,7 @@ int SimulatedKernel::munmap(void* address, std::size_t length) {
   if (int error = failure(Call::kMunmap)) return error;
   auto found = mappings_.find(address);
   if (found == mappings_.end() || found->second.length != length ||
-      (found->second.forks != forks && !found->second.in_children)) {
+      (found->second.forks != fork_count() && !found->second.in_children)) {
     violate("munmap of what is not mapped here");
     return -EINVAL;
   }
@@ -621,12 +498,12 @@ int SimulatedKernel::register_(int fd, unsigned opcode, void* argument, unsigned
   if (int error = failure(Call::kRegister)) return error;
   Ring* ring = ring_at(fd);
   if (ring == nullptr) return -EBADF;
-  if (ring->forks != forks) violate("a child registers with its parent's ring");
+  if (ring->forks != fork_count()) violate("a child registers with its parent's ring");
   switch (opcode) {
     case IORING_REGISTER_ENABLE_RINGS:
       if (!(ring->flags & IORING_SETUP_R_DISABLED)) return -EBADFD;
       ring->flags &= ~IORING_SETUP_R_DISABLED;
-      ring->owner = thread;
+      ring->owner = thread_id();
       return 0;
     case IORING_REGISTER_PROBE: {
       io_uring_probe* probe = static_cast<io_uring_probe*>(argument);
@@ -646,25 +523,26 @@ int SimulatedKernel::register_(int fd, unsigned opcode, void* argument, unsigned
 }
 
 bool SimulatedKernel::may_enter(const Ring& ring) const {
-  return !(ring.flags & IORING_SETUP_SINGLE_ISSUER) || ring.owner == thread;
+  return !(ring.flags & IORING_SETUP_SINGLE_ISSUER) || ring.owner == thread_id();
 }
 
 int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
                            const void* argument, std::size_t size) {
   last_enter_flags = flags;
+  if (backing_ == Backing::kReal) end_closed_rings();
   now += kCallTime;
   if (int error = failure(Call::kEnter)) return error;
   FilePointer held = file_at(fd);
   Ring* ring = ring_at(fd);
   if (ring == nullptr) return -EBADF;
-  if (ring->forks != forks) violate("a child enters its parent's ring");
+  if (ring->forks != fork_count()) violate("a child enters its parent's ring");
   if (flags & ~known_enter_flags) return -EINVAL;
   if (ring->flags & IORING_SETUP_R_DISABLED) return -EBADFD;
   if (to_submit != 0 && !may_enter(*ring)) return -EEXIST;
-  if (chance(chances.failed_enter)) {
-    // No memory for a request, no room for its completion, a signal.
-    if (to_submit != 0) return ring->overflow.empty() ? -EAGAIN : -EBUSY;
-    if (min_complete != 0) return -EINTR;
+  if ((to_submit != 0 || min_complete != 0) && strikes(&Chances::failed_enter)) {
+    // A signal; no memory for a request, no room for its completion.
+    if (to_submit == 0) return -EINTR;
+    return ring->overflow.empty() ? -EAGAIN : -EBUSY;
   }
 
   const int submitted = submit(*ring, to_submit);
@@ -683,7 +561,7 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
     if (events.ts != 0) {
       __kernel_timespec timeout;
       memcpy(&timeout, reinterpret_cast<const void*>(events.ts), sizeof(timeout));
-      give_up = now + timeout.tv_sec * 1000000000 + timeout.tv_nsec;
+      give_up = clock() + timeout.tv_sec * 1000000000 + timeout.tv_nsec;
     }
   }
   min_complete = std::min(min_complete, ring->cq_entries);
@@ -694,6 +572,12 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
     if (ring->visible() >= min_complete) break;
     const bool more = std::any_of(ring->waiting.begin(), ring->waiting.end(),
                                   [this](const Request& request) { return is_ready(request); });
+    if (backing_ == Backing::kReal) {
+      if (more) continue;
+      const int error = sleep_until_ready(*ring, give_up);
+      if (error < 0) return result(error);
+      continue;
+    }
     const bool endless = round > kMostRounds;
     if (!endless && (more || (while_asleep && while_asleep()))) continue;
     if (endless || give_up == std::numeric_limits<std::int64_t>::max()) {
@@ -708,9 +592,35 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
   return submitted;
 }
 
+// A poll(2) of all that requests wait for; 0, -ETIME or -EINTR.
+int SimulatedKernel::sleep_until_ready(Ring& ring, std::int64_t give_up) {
+  std::vector<FilePointer> held;
+  std::vector<pollfd> asked;
+  for (const Request& request : ring.waiting) {
+    const RealFile* file = dynamic_cast<const RealFile*>(request.file.get());
+    if (file == nullptr) continue;
+    held.push_back(request.file);
+    asked.push_back({file->descriptor(), static_cast<short>(wanted_events(request)), 0});
+  }
+  timespec limit{};
+  const bool limited = give_up != std::numeric_limits<std::int64_t>::max();
+  if (limited) {
+    const std::int64_t left = give_up - clock();
+    if (left <= 0) return -ETIME;
+    limit = {static_cast<time_t>(left / 1000000000), static_cast<long>(left % 1000000000)};
+  }
+  ring.sleeper = true;
+  mutex_.unlock();
+  int result = ::ppoll(asked.data(), asked.size(), limited ? &limit : nullptr, nullptr);
+  if (result < 0) result = -errno;
+  mutex_.lock();
+  ring.sleeper = false;
+  return result == 0 ? -ETIME : std::min(result, 0);
+}
+
 int SimulatedKernel::submit(Ring& ring, unsigned count) {
   unsigned limit = std::min(count, largest_submit);
-  if (limit > 1 && chance(chances.short_submit))
+  if (limit > 1 && strikes(&Chances::short_submit))
     limit = 1 + static_cast<unsigned>(below(limit - 1));
   unsigned head = *ring.sq(kHead);
   const unsigned tail = Ring::load(ring.sq(kTail));
@@ -740,7 +650,7 @@ int SimulatedKernel::submit(Ring& ring, unsigned count) {
 bool SimulatedKernel::start(Ring& ring, const io_uring_sqe& sqe) {
   Request request;
   request.sqe = sqe;
-  request.thread = thread;
+  request.thread = thread_id();
   if (known_operations.count(sqe.opcode) == 0 || sqe.flags != 0) {
     complete(ring, request, -EINVAL);
     return false;
@@ -749,14 +659,9 @@ bool SimulatedKernel::start(Ring& ring, const io_uring_sqe& sqe) {
     cancel(ring, sqe.user_data, sqe.addr);
     return true;
   }
-  // The upper half of an operation's key is never 0.
-  if (sqe.user_data >> 32 != 0 &&
-      std::any_of(ring.waiting.begin(), ring.waiting.end(), [&sqe](const Request& other) {
-        return other.sqe.user_data == sqe.user_data;
-      }))
-    violate("an operation is submitted while the kernel has it");
+  remember(ring, sqe.user_data);
   if (sqe.opcode != IORING_OP_NOP) {
-    request.file = file_at(sqe.fd);
+    request.file = file_at(sqe.fd, true);
     if (!request.file) {
       complete(ring, request, -EBADF);
       return false;
@@ -778,7 +683,7 @@ void SimulatedKernel::cancel(Ring& ring, std::uint64_t user_data, std::uint64_t 
   int answer = -ENOENT;
   if (found != ring.waiting.end()) {
     answer = found->cancelled ? -EALREADY : 0;
-    if (late_cancels || chance(chances.late_cancel)) {
+    if (late_cancels || strikes(&Chances::late_cancel)) {
       // Either it has just ended, or it is being worked on and ends soon.
       answer = -EALREADY;
       int result;
@@ -792,6 +697,18 @@ void SimulatedKernel::cancel(Ring& ring, std::uint64_t user_data, std::uint64_t 
     if (found != ring.waiting.end()) found->cancelled = true;
   }
   ring.batch.push_back({user_data, answer, 0});
+}
+
+// An operation's key is generation and slot; its generation is never 0.
+void SimulatedKernel::remember(const Ring& ring, std::uint64_t user_data) {
+  if (user_data >> 32 == 0) return;
+  if (std::any_of(ring.waiting.begin(), ring.waiting.end(), [user_data](const Request& other) {
+        return other.sqe.user_data == user_data;
+      }))
+    violate("an operation is submitted while the kernel has it");
+  std::uint64_t& last = last_keys_[static_cast<std::uint32_t>(user_data)];
+  if (last != 0 && last != user_data && ended_keys.size() < kMostEnded) ended_keys.push_back(last);
+  last = user_data;
 }
 
 // What must be so before a request can go on.
@@ -828,12 +745,13 @@ bool SimulatedKernel::attempt(Request& request, int* result) {
       *result = orphan_result;
       return true;
     }
-    if (chance(chances.spurious)) {
+    if (strikes(&Chances::spurious)) {
       constexpr int kErrors[] = {-EINTR, -ECANCELED, -EAGAIN};
       *result = kErrors[below(opcode == IORING_OP_POLL_ADD ? 2 : 3)];
       return true;
     }
-    if (opcode != IORING_OP_POLL_ADD && chance(chances.zero_transfer)) {
+    if (opcode != IORING_OP_POLL_ADD && request.file->divisible() &&
+        strikes(&Chances::zero_transfer)) {
       *result = 0;
       return true;
     }
@@ -842,31 +760,33 @@ bool SimulatedKernel::attempt(Request& request, int* result) {
   if (*result != -EAGAIN) return true;
   if (opcode == IORING_OP_SEND || opcode == IORING_OP_SENDMSG)
     return (request.sqe.msg_flags & MSG_DONTWAIT) != 0;
-  return opcode == IORING_OP_WRITE && request.file->nonblocking;
+  return opcode == IORING_OP_WRITE && request.file->nonblocking();
 }
 
 int SimulatedKernel::perform(Request& request) {
   const io_uring_sqe& sqe = request.sqe;
   File& file = *request.file;
-  const bool socket =
-      file.type == File::Type::kStream || file.type == File::Type::kDatagram;
   switch (sqe.opcode) {
     case IORING_OP_POLL_ADD: {
       const std::uint32_t events = file.events() & wanted_events(request);
       return events != 0 ? static_cast<int>(events) : -EAGAIN;
     }
     case IORING_OP_SEND:
-      if (!socket) return -ENOTSOCK;
+      if (!file.is_socket()) return -ENOTSOCK;
       if (!(sqe.msg_flags & MSG_NOSIGNAL)) violate("a send that may raise SIGPIPE");
-      return static_cast<int>(
-          write_to(file, reinterpret_cast<const void*>(sqe.addr), limited(sqe.len)));
-    case IORING_OP_SENDMSG:
-      if (!socket) return -ENOTSOCK;
+      return static_cast<int>(file.send(reinterpret_cast<const void*>(sqe.addr),
+                                        limited(file, sqe.len),
+                                        static_cast<int>(sqe.msg_flags)));
+    case IORING_OP_SENDMSG: {
+      if (!file.is_socket()) return -ENOTSOCK;
       if (!(sqe.msg_flags & MSG_NOSIGNAL)) violate("a sendmsg that may raise SIGPIPE");
-      return static_cast<int>(send_message(file, *reinterpret_cast<const msghdr*>(sqe.addr)));
+      const msghdr& message = *reinterpret_cast<const msghdr*>(sqe.addr);
+      return static_cast<int>(file.send_message(message, limited(file, joined(message).size()),
+                                                static_cast<int>(sqe.msg_flags)));
+    }
     case IORING_OP_WRITE:
       return static_cast<int>(
-          write_to(file, reinterpret_cast<const void*>(sqe.addr), limited(sqe.len)));
+          file.write(reinterpret_cast<const void*>(sqe.addr), limited(file, sqe.len)));
     default:
       return -EINVAL;
   }
@@ -876,21 +796,20 @@ int SimulatedKernel::perform(Request& request) {
 void SimulatedKernel::talk_idly(Ring& ring) {
   constexpr int kResults[] = {0, 1, 7, -EINTR, -EAGAIN, -ECANCELED};
   for (Request& request : ring.waiting) {
-    if (request.said == kMostSaid || !chance(chances.more)) continue;
+    if (request.said == kMostSaid || !strikes(&Chances::more)) continue;
     ++request.said;
     ring.add({request.sqe.user_data, kResults[below(6)], IORING_CQE_F_MORE});
   }
-  if (!ended_keys.empty() && chance(chances.stray)) {
-    ++strays;
+  if (!ended_keys.empty() && strikes(&Chances::stray))
     ring.add({ended_keys[below(ended_keys.size())], kResults[below(6)], 0});
-  }
 }
 
 void SimulatedKernel::run_task_work(Ring& ring, bool hold_back) {
   talk_idly(ring);
   std::vector<std::list<Request>::iterator> ready;
   for (auto request = ring.waiting.begin(); request != ring.waiting.end(); ++request) {
-    if (is_ready(*request) && !(hold_back && chance(chances.hold_back))) ready.push_back(request);
+    if (is_ready(*request) && !(hold_back && strikes(&Chances::hold_back)))
+      ready.push_back(request);
   }
   for (auto request : ready) {
     int result;
@@ -911,11 +830,16 @@ void SimulatedKernel::complete(Ring& ring, const Request& request, int result) {
 void SimulatedKernel::flush(Ring& ring) {
   std::vector<Ring::Completed> batch;
   batch.swap(ring.batch);
-  if (batch.size() > 1 && chance(chances.reorder)) {
+  if (batch.size() > 1 && strikes(&Chances::reorder)) {
     for (std::size_t index = batch.size(); --index > 0;)
       std::swap(batch[index], batch[below(index + 1)]);
   }
-  for (const Ring::Completed& completed : batch) ring.add(completed);
+  for (const Ring::Completed& completed : batch) {
+    if (strikes(&Chances::overflow))
+      ring.set_aside(completed);
+    else
+      ring.add(completed);
+  }
 }
 
 void SimulatedKernel::flush_overflow(Ring& ring) {
@@ -943,8 +867,8 @@ void SimulatedKernel::check_memory(const Request& request) {
 
 void SimulatedKernel::changed() {
   for (auto& entry : files_) {
-    Ring* ring = entry.second->ring.get();
-    if (ring == nullptr || ring->waiting.empty()) continue;
+    Ring* ring = ring_at(entry.first);
+    if (ring == nullptr || ring->waiting.empty() || ring->sleeper) continue;
     const bool ready = std::any_of(ring->waiting.begin(), ring->waiting.end(),
                                    [this](const Request& request) { return is_ready(request); });
     if (!ready) continue;
@@ -960,8 +884,10 @@ void SimulatedKernel::exit_thread(int which) {
   changed();
 }
 
-void SimulatedKernel::post(int ring_fd, std::uint64_t user_data, int result, unsigned flags) {
-  ring_at(ring_fd)->add({user_data, result, flags});
+bool SimulatedKernel::post(int ring_fd, std::uint64_t user_data, int result, unsigned flags) {
+  Ring* ring = ring_at(ring_fd);
+  if (ring != nullptr) ring->add({user_data, result, flags});
+  return ring != nullptr;
 }
 
 void SimulatedKernel::end_closed_rings() {
@@ -975,6 +901,20 @@ void SimulatedKernel::end_closed_rings() {
 std::size_t SimulatedKernel::requests(int ring_fd) const {
   Ring* ring = ring_at(ring_fd);
   return ring == nullptr ? 0 : ring->waiting.size();
+}
+
+std::size_t SimulatedKernel::requests() const {
+  std::size_t count = closing_.size();
+  for (auto& entry : files_) count += requests(entry.first);
+  return count;
+}
+
+std::vector<unsigned> SimulatedKernel::rings() const {
+  std::vector<unsigned> flags;
+  for (auto& entry : files_) {
+    if (const Ring* ring = ring_at(entry.first)) flags.push_back(ring->flags);
+  }
+  return flags;
 }
 
 unsigned SimulatedKernel::ring_flags(int ring_fd) const {

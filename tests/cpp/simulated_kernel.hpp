@@ -1,4 +1,6 @@
-// A kernel for tests: io_uring, sockets, pipes, threads and a clock, all make-believe.
+// A kernel for tests: its io_uring is make-believe, and so are, as one likes, sockets, pipes,
+// threads and the clock (Backing::kMadeUp) or nothing else (Backing::kReal: files, threads, time
+// and sleep are the process's own, and what a request asks for is done by the real calls).
 //
 // It fills a `Kernel` table, and what it does depends on its seed and on what it was told alone.
 // The rules that it plays by are the real kernel's, as io_uring_setup(2), io_uring_enter(2) and
@@ -14,8 +16,14 @@
 //    that, so that one freed too early is a fault under ASan, and one changed a violation;
 //  - a completion that finds the CQ full is kept for an enter() with GETEVENTS.
 //
+// Over real files nothing tells the kernel that one has become ready.  It looks whenever it is
+// called, fork_count() included, which a proactor asks for in every turn; and its sleep is a poll(2)
+// of all that requests wait for.  Any thread may call then; one at a time is let in, and who sleeps
+// lets the others in.
+//
 // To add an operation: a case in perform(), and in wanted_events() if it can wait.
-// To add a fault: a member of Chances for a random one, a plain member for a steady one.
+// To add a fault: a member of Chances and its name in kFaults for a random one, a plain member for
+// a steady one.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +32,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <set>
 #include <string>
@@ -32,8 +41,12 @@
 
 #include "features.hpp"
 #include "kernel.hpp"
+#include "simulated_files.hpp"
+#include "simulated_ring.hpp"
 
 namespace uring::test {
+
+enum class Backing { kMadeUp, kReal };
 
 enum class Call {
   kSetup,
@@ -62,13 +75,28 @@ struct Chances {
   unsigned late_cancel = 0;     // the target ends before its cancel reaches it
   unsigned failed_enter = 0;    // -EAGAIN or -EBUSY of a submit, -EINTR of a wait; nothing done
   unsigned short_submit = 0;    // some of the SQEs are consumed
+  unsigned interrupted = 0;     // a read, receive, send or sendfile by itself: -EINTR or -EAGAIN
+  unsigned overflow = 0;        // a completion is kept back as if the CQ were full
   unsigned more = 0;            // a request says something with F_MORE, and is not over
   unsigned stray = 0;           // one of `ended_keys` completes once more
 };
 
+struct FaultName {
+  const char* name;
+  unsigned Chances::*member;
+};
+constexpr FaultName kFaults[] = {
+    {"short_transfer", &Chances::short_transfer}, {"zero_transfer", &Chances::zero_transfer},
+    {"spurious", &Chances::spurious},             {"hold_back", &Chances::hold_back},
+    {"reorder", &Chances::reorder},               {"late_cancel", &Chances::late_cancel},
+    {"failed_enter", &Chances::failed_enter},     {"short_submit", &Chances::short_submit},
+    {"interrupted", &Chances::interrupted},       {"overflow", &Chances::overflow},
+    {"more", &Chances::more},                     {"stray", &Chances::stray},
+};
+
 class SimulatedKernel {
  public:
-  explicit SimulatedKernel(std::uint64_t seed = 1);
+  explicit SimulatedKernel(std::uint64_t seed = 1, Backing backing = Backing::kMadeUp);
   ~SimulatedKernel();
   SimulatedKernel(const SimulatedKernel&) = delete;
   SimulatedKernel& operator=(const SimulatedKernel&) = delete;
@@ -81,7 +109,7 @@ class SimulatedKernel {
   unsigned features;
   std::set<unsigned> known_operations;
 
-  // -- Who calls, and when --
+  // -- Who calls, and when: of make-believe --
   int thread = 1;
   unsigned forks = 0;
   std::int64_t now = 1000000000;
@@ -91,13 +119,15 @@ class SimulatedKernel {
 
   // -- Faults --
   Chances chances;
+  Chances taken;                 // how often each has struck
   std::size_t largest_transfer;  // bytes of one send, write or sendfile
   unsigned largest_submit;       // SQEs of one enter
+  unsigned largest_sq, largest_cq;  // entries that a ring gets, whatever it asks for
   bool late_cancels = false;
   bool busy_on_overflow = false;  // -EBUSY when not all that overflowed fits
-  // Of operations that are over: what `chances.stray` chooses from.
+  // Of operations that are over: what `chances.stray` chooses from.  A key whose slot has got
+  // another joins them by itself.
   std::vector<std::uint64_t> ended_keys;
-  std::uint64_t strays = 0;  // how many it has posted
   // The nth call from now, and the `times - 1` after it, do nothing and return `error`.
   void fail(Call call, int error, unsigned nth = 1, unsigned times = 1);
   // The next request of this opcode ends so, having done nothing; several queue up.
@@ -119,8 +149,8 @@ class SimulatedKernel {
   void reset(int fd);  // close it so that its peer sees a reset
 
   // -- Rings --
-  // A completion out of nowhere.
-  void post(int ring_fd, std::uint64_t user_data, int result, unsigned flags = 0);
+  // A completion out of nowhere; false if there is no such ring.
+  bool post(int ring_fd, std::uint64_t user_data, int result, unsigned flags = 0);
   // Closed rings let go of what was in flight on them late: here.
   void end_closed_rings();
 
@@ -130,7 +160,11 @@ class SimulatedKernel {
   bool is_open(int fd) const { return files_.count(fd) != 0; }
   std::size_t mappings() const { return mappings_.size(); }
   std::size_t requests(int ring_fd) const;
+  // On all rings, those that are closed included; each may hold a file open.
+  std::size_t requests() const;
   unsigned ring_flags(int ring_fd) const;
+  // The set-up flags of those that are open.
+  std::vector<unsigned> rings() const;
   unsigned last_enter_flags = 0;
   std::int64_t slept = 0;  // nanoseconds in sleep(), not in enter()
   // What no program may do, in words: empty at the end of every test.
@@ -138,12 +172,12 @@ class SimulatedKernel {
 
   bool chance(unsigned in_a_thousand);
   std::uint64_t below(std::uint64_t limit);
+  // Held by whoever is in a call; from outside, by who looks at or sets anything beside one.
+  std::recursive_mutex& mutex() { return mutex_; }
 
  private:
-  struct Queue;
-  struct File;
-  struct Request;
-  struct Ring;
+  using Request = SimulatedRequest;
+  using Ring = SimulatedRing;
   struct Mapping {
     std::size_t length;
     std::shared_ptr<void> memory;
@@ -155,8 +189,6 @@ class SimulatedKernel {
     unsigned times;
     int error;
   };
-  using FilePointer = std::shared_ptr<File>;
-
   // The calls of the table.
   int setup(unsigned entries, io_uring_params* params);
   int enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
@@ -175,26 +207,37 @@ class SimulatedKernel {
   std::int64_t sendfile(int socket, int file, std::int64_t offset, std::size_t count);
 
   int failure(Call call);
+  // As chance(), and counted in `taken`.
+  bool strikes(unsigned Chances::*fault);
   void violate(std::string what) { violations.push_back(std::move(what)); }
 
+  std::int64_t clock() const;
+  void sleep(std::int64_t nanoseconds);
+  int thread_id() const;
+  unsigned fork_count() const;
+  bool in_child() const;
+  unsigned look();
+
   int open(FilePointer file);
-  FilePointer file_at(int fd) const;
+  // For a request (`hold`) or for the length of a call.
+  FilePointer file_at(int fd, bool hold = false) const;
+  MadeUpFile* made_up(int fd) const;
   Ring* ring_at(int fd) const;
-  std::size_t limited(std::size_t size);
-  std::int64_t read_from(File& file, void* buffer, std::size_t size);
-  std::int64_t write_to(File& file, const void* buffer, std::size_t size);
-  std::int64_t send_message(File& file, const msghdr& message);
+  std::size_t limited(const File& file, std::size_t size);
+  int interruption(const File& file);
 
   bool may_enter(const Ring& ring) const;
   int submit(Ring& ring, unsigned count);
   bool start(Ring& ring, const io_uring_sqe& sqe);
   void cancel(Ring& ring, std::uint64_t user_data, std::uint64_t target);
+  void remember(const Ring& ring, std::uint64_t user_data);
   bool attempt(Request& request, int* result);
   int perform(Request& request);
   std::uint32_t wanted_events(const Request& request) const;
   bool is_ready(const Request& request) const;
   void run_task_work(Ring& ring, bool hold_back);
   void talk_idly(Ring& ring);
+  int sleep_until_ready(Ring& ring, std::int64_t give_up);
   void complete(Ring& ring, const Request& request, int result);
   void flush(Ring& ring);
   void flush_overflow(Ring& ring);
@@ -203,9 +246,13 @@ class SimulatedKernel {
   // Something may be ready that was not.
   void changed();
 
+  const Backing backing_;
+  const unsigned made_in_;  // the count of forks
+  std::recursive_mutex mutex_;
   std::mt19937_64 random_;
   std::map<int, FilePointer> files_;
-  std::map<std::string, std::weak_ptr<Queue>> addresses_;
+  AddressBook addresses_;
+  std::map<std::uint32_t, std::uint64_t> last_keys_;  // of each slot
   std::map<void*, Mapping> mappings_;
   std::vector<Request> closing_;
   std::set<int> exited_;

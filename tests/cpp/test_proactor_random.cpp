@@ -463,7 +463,7 @@ class Program {
     for (const std::string& violation : kernel_.violations) check(false, violation);
     check(completed_ == started_, "an operation never completed");
     check(proactor_.operations() == 0 && proactor_.in_flight() == 0, "the table is not empty");
-    check(proactor_.stale_keys() <= kernel_.strays, "a stale key");
+    check(proactor_.stale_keys() <= kernel_.taken.stray, "a stale key");
     check(proactor_.abandoned() == kept_.size(), "abandoned: ", proactor_.abandoned());
     if (!kept_.empty()) {
       // The kernel may read them for ever; held here, so that a leak check finds them.
