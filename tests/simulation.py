@@ -41,6 +41,8 @@ HARMLESS = {
     "more": 100,
     "stray": 200,
 }
+# These are errors of the operation, or of making or moving the loop.
+VISIBLE = {"no_buffers": 100, "failed_set_up": 300}
 
 
 @functools.cache

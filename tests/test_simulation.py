@@ -5,6 +5,7 @@ of the queues and rung; what is left when the loop is closed, and what no progra
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import os
@@ -17,7 +18,7 @@ import pytest
 
 import simulation
 import uringloop
-from support import certificate_contexts, read_exactly, some_bytes, tcp_pair, turns, until
+from support import certificate_contexts, read_all, read_exactly, some_bytes, tcp_pair, turns, until
 from uringloop import _overlapped
 
 SEEDS = range(1, 9)
@@ -26,7 +27,7 @@ COOP_TASKRUN, SINGLE_ISSUER, DEFER_TASKRUN = 1 << 8, 1 << 12, 1 << 13
 TIME_LIMIT = 60
 
 # {fault: how often it has struck} in all the tests before.
-TAKEN = dict.fromkeys(simulation.HARMLESS, 0)
+TAKEN = dict.fromkeys(simulation.HARMLESS | simulation.VISIBLE, 0)
 
 
 @contextlib.contextmanager
@@ -318,6 +319,74 @@ def test_request_holds_its_file():
         loop.run_until_complete(program())
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_send_without_buffers_fails_and_tells_nothing_else(seed):
+    """Whatever sock_sendall() raises, what arrives is a beginning of what was to be sent."""
+    data = some_bytes(200_000, seed)
+
+    async def program():
+        loop = asyncio.get_running_loop()
+        failed = 0
+        for _ in range(20):
+            a, b = socket.socketpair()
+            with a, b:
+                a.setblocking(False)
+                b.setblocking(False)
+                receiving = asyncio.create_task(read_all(loop, b))
+                try:
+                    await loop.sock_sendall(a, data)
+                except OSError as exc:
+                    assert exc.errno == errno.ENOBUFS
+                    failed += 1
+                    a.close()
+                    assert data.startswith(await receiving)
+                else:
+                    a.close()
+                    assert await receiving == data
+        return failed
+
+    faults = simulation.drawn_chances(seed) | {"short_transfer": 500, "no_buffers": 20}
+    with simulated_loop(seed, faults) as (loop, kernel):
+        failed = loop.run_until_complete(program())
+        assert failed == kernel.taken["no_buffers"]
+
+
+def in_thread(function, *arguments):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_loop_moves_from_thread_to_thread(seed):
+    """What is in flight goes along, though its thread has ended; a ring that can't be had changes nothing."""
+    data = some_bytes(60_000, seed)
+    draw = random.Random(seed)
+    faults = simulation.drawn_chances(seed) | {"failed_set_up": 200}
+    with simulated_loop(seed, faults, rung=seed % 3) as (loop, kernel):
+        a, b = socket.socketpair()
+        with a, b:
+            a.setblocking(False)
+            b.setblocking(False)
+            got = bytearray()
+
+            async def receive():
+                while len(got) < len(data):
+                    got.extend(await loop.sock_recv(b, 500))
+
+            def run_for_some_turns():
+                try:
+                    loop.run_until_complete(turns(draw.randrange(1, 6)))
+                except OSError as exc:
+                    assert exc.errno in (errno.ENOMEM, errno.EMFILE)
+
+            sending = loop.create_task(loop.sock_sendall(a, data))
+            receiving = loop.create_task(receive())
+            while not (sending.done() and receiving.done()):
+                in_thread(run_for_some_turns)
+            assert sending.exception() is None and receiving.exception() is None
+            assert bytes(got) == data
+
+
 def test_changed_buffer_is_a_violation():
     """What the kernel is to send must stay as it is until its last word: the check can fail."""
     proactor, kernel = simulation.simulated_proactor(1, faults=False)
@@ -377,4 +446,6 @@ def test_every_fault_was_met():
         run(seed, echo, seed)
         run(seed, unix_echo, seed)
         run(seed, cancelled_receives, seed)
+        test_send_without_buffers_fails_and_tells_nothing_else(seed)
+        test_loop_moves_from_thread_to_thread(seed)
     assert [name for name, times in TAKEN.items() if not times] == []

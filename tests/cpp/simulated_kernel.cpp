@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -185,6 +186,12 @@ int SimulatedKernel::failure(Call call) {
   return error;
 }
 
+int SimulatedKernel::set_up_failure(Call call) {
+  if (int error = failure(call)) return error;
+  if (!strikes(&Chances::failed_set_up)) return 0;
+  return below(2) == 0 ? -ENOMEM : -EMFILE;
+}
+
 void SimulatedKernel::force_result(unsigned opcode, int result) {
   forced_[opcode].push_back(result);
 }
@@ -303,7 +310,7 @@ void SimulatedKernel::reset(int fd) {
 }
 
 int SimulatedKernel::eventfd(unsigned initial, int flags) {
-  if (int error = failure(Call::kEventfd)) return error;
+  if (int error = set_up_failure(Call::kEventfd)) return error;
   if (backing_ == Backing::kReal) return real_kernel().eventfd(nullptr, initial, flags);
   auto file = std::make_shared<MadeUpFile>(MadeUpFile::Type::kEvent);
   file->counter = initial;
@@ -401,7 +408,7 @@ std::int64_t SimulatedKernel::sendfile(int socket, int file, std::int64_t offset
 // -- rings --
 
 int SimulatedKernel::setup(unsigned entries, io_uring_params* params) {
-  if (int error = failure(Call::kSetup)) return error;
+  if (int error = set_up_failure(Call::kSetup)) return error;
   const unsigned flags = params->flags;
   if (flags & ~known_setup_flags) return -EINVAL;
   const bool deferred = (flags & IORING_SETUP_DEFER_TASKRUN) != 0;
@@ -459,7 +466,7 @@ int SimulatedKernel::setup(unsigned entries, io_uring_params* params) {
 }
 
 int SimulatedKernel::mmap(std::size_t length, int fd, std::int64_t offset, void** address) {
-  if (int error = failure(Call::kMmap)) return error;
+  if (int error = set_up_failure(Call::kMmap)) return error;
   Ring* ring = ring_at(fd);
   if (ring == nullptr) return -EBADF;
   std::vector<std::uint64_t>* memory = nullptr;
@@ -495,7 +502,7 @@ int SimulatedKernel::madvise(void* address, std::size_t length, int advice) {
 }
 
 int SimulatedKernel::register_(int fd, unsigned opcode, void* argument, unsigned count) {
-  if (int error = failure(Call::kRegister)) return error;
+  if (int error = set_up_failure(Call::kRegister)) return error;
   Ring* ring = ring_at(fd);
   if (ring == nullptr) return -EBADF;
   if (ring->forks != fork_count()) violate("a child registers with its parent's ring");
@@ -682,7 +689,7 @@ void SimulatedKernel::cancel(Ring& ring, std::uint64_t user_data, std::uint64_t 
       [target](const Request& request) { return request.sqe.user_data == target; });
   int answer = -ENOENT;
   if (found != ring.waiting.end()) {
-    answer = found->cancelled ? -EALREADY : 0;
+    answer = found->cancelled || deaf_requests ? -EALREADY : 0;
     if (late_cancels || strikes(&Chances::late_cancel)) {
       // Either it has just ended, or it is being worked on and ends soon.
       answer = -EALREADY;
@@ -694,7 +701,7 @@ void SimulatedKernel::cancel(Ring& ring, std::uint64_t user_data, std::uint64_t 
         found = ring.waiting.end();
       }
     }
-    if (found != ring.waiting.end()) found->cancelled = true;
+    if (found != ring.waiting.end()) found->cancelled = !deaf_requests;
   }
   ring.batch.push_back({user_data, answer, 0});
 }
@@ -741,13 +748,17 @@ bool SimulatedKernel::attempt(Request& request, int* result) {
     return true;
   }
   if (is_ready(request)) {
-    if (exited_.count(request.thread) != 0) {
+    if (has_exited(request.thread)) {
       *result = orphan_result;
       return true;
     }
     if (strikes(&Chances::spurious)) {
       constexpr int kErrors[] = {-EINTR, -ECANCELED, -EAGAIN};
       *result = kErrors[below(opcode == IORING_OP_POLL_ADD ? 2 : 3)];
+      return true;
+    }
+    if (opcode != IORING_OP_POLL_ADD && strikes(&Chances::no_buffers)) {
+      *result = -ENOBUFS;
       return true;
     }
     if (opcode != IORING_OP_POLL_ADD && request.file->divisible() &&
@@ -877,6 +888,12 @@ void SimulatedKernel::changed() {
     else if (ring->flags & IORING_SETUP_TASKRUN_FLAG)
       ring->set_flag(IORING_SQ_TASKRUN, true);
   }
+}
+
+bool SimulatedKernel::has_exited(int which) const {
+  if (exited_.count(which) != 0) return true;
+  return backing_ == Backing::kReal && syscall(SYS_tgkill, getpid(), which, 0) < 0 &&
+         errno == ESRCH;
 }
 
 void SimulatedKernel::exit_thread(int which) {

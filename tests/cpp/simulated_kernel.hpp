@@ -79,6 +79,9 @@ struct Chances {
   unsigned overflow = 0;        // a completion is kept back as if the CQ were full
   unsigned more = 0;            // a request says something with F_MORE, and is not over
   unsigned stray = 0;           // one of `ended_keys` completes once more
+  // What a program gets to see:
+  unsigned no_buffers = 0;      // a send or write ends with -ENOBUFS
+  unsigned failed_set_up = 0;   // a ring can't be had: -ENOMEM or -EMFILE at any step
 };
 
 struct FaultName {
@@ -92,6 +95,7 @@ constexpr FaultName kFaults[] = {
     {"failed_enter", &Chances::failed_enter},     {"short_submit", &Chances::short_submit},
     {"interrupted", &Chances::interrupted},       {"overflow", &Chances::overflow},
     {"more", &Chances::more},                     {"stray", &Chances::stray},
+    {"no_buffers", &Chances::no_buffers},         {"failed_set_up", &Chances::failed_set_up},
 };
 
 class SimulatedKernel {
@@ -124,6 +128,7 @@ class SimulatedKernel {
   unsigned largest_submit;       // SQEs of one enter
   unsigned largest_sq, largest_cq;  // entries that a ring gets, whatever it asks for
   bool late_cancels = false;
+  bool deaf_requests = false;     // a cancel finds them being worked on, and they go on
   bool busy_on_overflow = false;  // -EBUSY when not all that overflowed fits
   // Of operations that are over: what `chances.stray` chooses from.  A key whose slot has got
   // another joins them by itself.
@@ -207,6 +212,8 @@ class SimulatedKernel {
   std::int64_t sendfile(int socket, int file, std::int64_t offset, std::size_t count);
 
   int failure(Call call);
+  int set_up_failure(Call call);
+  bool has_exited(int which) const;
   // As chance(), and counted in `taken`.
   bool strikes(unsigned Chances::*fault);
   void violate(std::string what) { violations.push_back(std::move(what)); }

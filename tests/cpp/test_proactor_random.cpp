@@ -110,6 +110,10 @@ class Program {
     chances.short_submit = sometimes(300);
     chances.more = sometimes(100);
     chances.stray = sometimes(200);
+    chances.overflow = sometimes(300);
+    chances.interrupted = sometimes(200);
+    chances.no_buffers = sometimes(30);
+    chances.failed_set_up = sometimes(300);
     interrupted_ = sometimes(500);
     kernel_.busy_on_overflow = below(2) == 0;
     note("rung ", rung_name(rung), ", ", submissions, " SQEs, ", completions, " CQEs");
@@ -356,7 +360,14 @@ class Program {
     if (below(2) == 0) kernel_.exit_thread(kernel_.thread);
     kernel_.thread = ++threads_;
     note("thread ", kernel_.thread);
-    check(proactor_.bind_thread() == 0, "bind_thread");
+    for (;;) {
+      const int error = proactor_.bind_thread();
+      if (error == 0) break;
+      note("bind_thread: ", error);
+      check((error == -ENOMEM || error == -EMFILE) && kernel_.chances.failed_set_up != 0,
+            "bind_thread: ", error);
+      if (!problem_.empty()) return;
+    }
     if (below(2) == 0) kernel_.end_closed_rings();
   }
 
@@ -418,7 +429,9 @@ class Program {
           "a send of more than it was given");
     check(error != 0 || static_cast<std::size_t>(result) == length,
           "a send resolved before all was out");
-    if (error != 0 && line.open && !line.was_reset) check(error == -ECANCELED, "send: ", error);
+    if (error != 0 && line.open && !line.was_reset)
+      check(error == -ECANCELED || (error == -ENOBUFS && kernel_.taken.no_buffers != 0), "send: ",
+            error);
     if (!problem_.empty()) return true;
     line.sent.append(line.buffer.get(), static_cast<std::size_t>(result));
     // A kernel that still reads it is found out.

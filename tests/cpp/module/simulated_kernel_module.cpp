@@ -171,6 +171,8 @@ PyObject* set_limit(PyObject* self, PyObject* arguments) {
     kernel->largest_cq = static_cast<unsigned>(value);
   else if (which == "late_cancels")
     kernel->late_cancels = value != 0;
+  else if (which == "deaf_requests")
+    kernel->deaf_requests = value != 0;
   else if (which == "busy_on_overflow")
     kernel->busy_on_overflow = value != 0;
   else
