@@ -37,6 +37,11 @@ class _Key:
         self.handles = {}        # select.POLLIN, select.POLLOUT -> Handle
         self.waits = {}          # the same -> future of the operation
 
+    @property
+    def events(self):
+        return (selectors.EVENT_READ if select.POLLIN in self.handles else 0) | (
+            selectors.EVENT_WRITE if select.POLLOUT in self.handles else 0)
+
 
 # stdlib: BaseSelectorEventLoop
 class _ReadinessEventLoop(BaseSelectorEventLoop):
@@ -82,6 +87,9 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
                 if key.fileobj is fileobj:
                     return key
             raise
+
+    def _get_key(self, fd):
+        return self._keys[fd]
 
     def _add_wait(self, fileobj, event, callback, args):
         self._check_closed()

@@ -19,7 +19,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     the connection (dup(), fork()). Instead operations in flight, which would keep the file open,
 #     are ended first.
 # T5: Datagrams: reading and sending go on after an error, an empty datagram is a datagram, closing
-#     sends what is queued and then ends. A socket that is connected is sent to, not addressed.
+#     sends what is queued and then ends. A socket that is connected is sent to, not addressed, and
+#     the sender is who the kernel says it is.
 # T6: One bad accept does not end the server: when descriptors or memory run out it pauses and tries
 #     again; a client that is gone, or a protocol factory that raises, costs that connection only.
 # T7: The sock_* methods call the socket's own method and use the proactor to wait, as the selector
@@ -245,10 +246,7 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             except exceptions.CancelledError:
                 return
         try:
-            if self._address is not None:
-                self._read_fut = self._loop._proactor.recv(self._sock, self.max_size)
-            else:
-                self._read_fut = self._loop._proactor.recvfrom(self._sock, self.max_size)
+            self._read_fut = self._loop._proactor.recvfrom(self._sock, self.max_size)
         except OSError as exc:
             # It can't even be started: the socket is gone.
             error = error or exc
@@ -257,8 +255,7 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
         if error is not None:
             self._protocol.error_received(error)
         elif received is not None:
-            data, addr = (received, self._address) if self._address is not None else received
-            self._protocol.datagram_received(data, addr)
+            self._protocol.datagram_received(*received)
 
 
 # stdlib: _ProactorDuplexPipeTransport

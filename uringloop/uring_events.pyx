@@ -996,6 +996,9 @@ cdef class IouringProactor:
         ov.watch()
         return future
 
+    def get_key(self, fd):
+        """Tell for which events fd is waited for, as a selector would: `loop._selector` is asked."""
+        return self._loop._get_key(fd)
 
     def _poll_repeatedly(self, fd, events, on_ready):
         """Call on_ready() in each tick in which `events` hold on fd, until it answers false.
