@@ -228,8 +228,8 @@ class _Checker:
                 self._report("table", header.qualname, "listed as changed, but the same",
                              item.header)
         found = normal(item.parameters)
-        if header.qualname in mirror.LATER_PARAMETERS and found != expected:
-            expected = _with_later(expected, found)
+        later = mirror.LATER_PARAMETERS.get(header.qualname, {})
+        found = _without_later(found, expected, later)
         if found != expected:
             self._report("parameters", item.qualname,
                          f"{_written(found)}, {whose} {_written(expected)}", item.header)
@@ -316,11 +316,10 @@ class _Checker:
             self._report("list", number, "twice in the list at the head", 1)
 
 
-def _with_later(expected, found):
-    """Drop what the stdlib has with a default and ours has not, and take it as **kwargs."""
-    names = [name for name, _, _ in found]
-    kept = [p for p in expected if p[0] in names or p[2] is None]
-    return (*kept, ("kwargs", Parameter.VAR_KEYWORD, None))
+def _without_later(found, expected, later):
+    """Drop what this stdlib has not got yet."""
+    names = [name for name, _, _ in expected]
+    return tuple(p for p in found if p[0] in names or p[0] not in later or p[2] is None)
 
 
 def _form(header):

@@ -75,6 +75,7 @@ ABSENT = {
     "WindowsSelectorEventLoopPolicy": _SELECTOR,
     "_WindowsSelectorEventLoopPolicy": _SELECTOR,
     "DefaultEventLoopPolicy": "asyncio's own is not replaced",
+    "_DefaultEventLoopPolicy": "asyncio's own is not replaced",
     "EventLoop": "asyncio's own is not replaced",
 }
 
@@ -96,13 +97,16 @@ CHANGED = {
     "BaseSelectorEventLoop.__init__": ("self", "no selector is made: the proactor is what waits"),
 }
 
-# Ours takes **kwargs, for what a later Python adds with a default (3.15: context=).
-LATER_PARAMETERS = (
-    "_ProactorDatagramTransport.__init__",
-    "BaseProactorEventLoop._make_socket_transport",
-    "BaseProactorEventLoop._make_ssl_transport",
-    "BaseProactorEventLoop._start_serving",
-)
+_LATER = "in the stdlib from 3.15 on"
+
+# Parameters that ours has always, and the stdlib from some Python on.
+LATER_PARAMETERS = {
+    "BaseProactorEventLoop._make_socket_transport": {"context": _LATER},
+    "BaseProactorEventLoop._make_ssl_transport": {"context": _LATER},
+    "BaseProactorEventLoop._start_serving": {"context": _LATER},
+    "BaseSelectorEventLoop._add_reader": {"context": _LATER},
+    "BaseSelectorEventLoop._add_writer": {"context": _LATER},
+}
 
 # Ours has them always, or under a condition; an installed asyncio may have them or not.
 SOME_PYTHONS = {

@@ -61,16 +61,16 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
         base_events.BaseEventLoop.close(self)
 
     # stdlib: BaseSelectorEventLoop._add_reader
-    def _add_reader(self, fd, callback, *args):
-        return self._add_wait(fd, select.POLLIN, callback, args)
+    def _add_reader(self, fd, callback, *args, context=None):
+        return self._add_wait(fd, select.POLLIN, callback, args, context)
 
     # stdlib: BaseSelectorEventLoop._remove_reader
     def _remove_reader(self, fd):
         return self._remove_wait(fd, select.POLLIN)
 
     # stdlib: BaseSelectorEventLoop._add_writer
-    def _add_writer(self, fd, callback, *args):
-        return self._add_wait(fd, select.POLLOUT, callback, args)
+    def _add_writer(self, fd, callback, *args, context=None):
+        return self._add_wait(fd, select.POLLOUT, callback, args, context)
 
     # stdlib: BaseSelectorEventLoop._remove_writer
     def _remove_writer(self, fd):
@@ -91,9 +91,9 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
     def _get_key(self, fd):
         return self._keys[fd]
 
-    def _add_wait(self, fileobj, event, callback, args):
+    def _add_wait(self, fileobj, event, callback, args, context):
         self._check_closed()
-        handle = events.Handle(callback, args, self, None)
+        handle = events.Handle(callback, args, self, context)
         key = self._find_key(fileobj)
         if key is None:
             fd = selectors._fileobj_to_fd(fileobj)

@@ -66,8 +66,8 @@ class Entry:
         """Return the reasons for changed parameters of it and of its members."""
         names = [self.stdlib, *(member.stdlib for member in self.members)]
         changed = [(name, *mirror.CHANGED[name]) for name in names if name in mirror.CHANGED]
-        return changed + [(name, "..., **kwargs", "takes what a later Python adds")
-                          for name in names if name in mirror.LATER_PARAMETERS]
+        return changed + [(name, f"..., {parameter}", reason) for name in names
+                          for parameter, reason in mirror.LATER_PARAMETERS.get(name, {}).items()]
 
 
 def _marks_of(module, item, with_members):

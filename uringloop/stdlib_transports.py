@@ -34,8 +34,11 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T11: A transport that closes with data still to send takes what its protocol has left to say until
 #     the last byte is out, as on the selector loop: TLS answers the peer's close_notify then.
 # T12: A loop that closes does not unset the wake-up descriptor of signals, which may be another's.
+# T13: Where asyncio hands a connection a context (from Python 3.15 on), all that the loop calls for
+#     that connection runs in this one, as on the selector loop; the stdlib's proactor ignores it.
 import collections
 import errno
+import functools
 import inspect
 import io
 import os
@@ -93,6 +96,8 @@ class _ReadingMixin(_ClosingMixin):
 
     # The end of the stream has been told, or waits for resume_reading().
     _at_eof = False
+    # differs[T13]: None for whatever context it is that asks.
+    _context = None
 
     # stdlib: _ProactorReadPipeTransport.pause_reading
     def pause_reading(self):
@@ -120,7 +125,8 @@ class _ReadingMixin(_ClosingMixin):
 
         if length > -1:
             # differs[T3]
-            self._loop.call_soon(self._data_received, bytes(self._data[:length]), length)
+            self._loop.call_soon(self._data_received, bytes(self._data[:length]), length,
+                                 context=self._context)
 
         if self._loop.get_debug():
             logger.debug("%r resumes reading", self)
@@ -171,11 +177,11 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
     """Transport for datagrams.  differs[T5] throughout."""
 
     # stdlib: _ProactorDatagramTransport.__init__
-    def __init__(self, loop, sock, protocol, address=None, waiter=None, extra=None, **kwargs):
+    def __init__(self, loop, sock, protocol, address=None, waiter=None, extra=None):
         # What each queued datagram counts; the size of a header depends on the Python.
         self._sizes = collections.deque()
         self._queueing = False
-        super().__init__(loop, sock, protocol, address, waiter, extra, **kwargs)
+        super().__init__(loop, sock, protocol, address, waiter, extra)
 
     # stdlib: _ProactorDatagramTransport.sendto
     def sendto(self, data, addr=None):
@@ -270,17 +276,66 @@ class _ProactorSocketTransport(_ReadingMixin, _WritingMixin,
     """Transport for connected sockets."""
 
 
+class _OneContextSocketTransport(_ProactorSocketTransport):
+    """The same in a context of its own.  differs[T13] throughout.
+
+    What the loop calls enters the context; what the program calls, such as write(), does not.
+    """
+
+    # ours: the context is an argument
+    def __init__(self, loop, sock, protocol, waiter, extra, server, context):
+        self._context = context
+        super().__init__(loop, sock, _Introduction(protocol, context), waiter, extra, server)
+        self.set_protocol(protocol)
+
+    # stdlib: _ProactorBasePipeTransport._call_connection_lost
+    def _call_connection_lost(self, exc):
+        self._context.run(super()._call_connection_lost, exc)
+
+    # stdlib: _ProactorReadPipeTransport._loop_reading
+    def _loop_reading(self, fut=None):
+        self._context.run(super()._loop_reading, fut)
+
+    # stdlib: _ProactorBaseWritePipeTransport._loop_writing
+    def _loop_writing(self, f=None, data=None):
+        if f is None:
+            # write() itself.
+            super()._loop_writing(f, data)
+        else:
+            self._context.run(super()._loop_writing, f, data)
+
+
+class _Introduction:
+    """Stands for a protocol in the constructor, which has its connection_made() called later."""
+
+    def __init__(self, protocol, context):
+        self._protocol = protocol
+        self._context = context
+
+    @property
+    def connection_made(self):
+        # Looked up when the constructor asks: what is no protocol is found out there.
+        return functools.partial(self._context.run, self._protocol.connection_made)
+
+
+# ours: one of the two classes
+def _make_socket_transport(loop, sock, protocol, waiter, extra, server, context):
+    if context is None:
+        return _ProactorSocketTransport(loop, sock, protocol, waiter, extra, server)
+    return _OneContextSocketTransport(loop, sock, protocol, waiter, extra, server, context)
+
+
 # stdlib: BaseProactorEventLoop
 class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     """The stdlib's proactor loop, with the transports above."""
 
     # stdlib: BaseProactorEventLoop._make_socket_transport
     def _make_socket_transport(self, sock, protocol, waiter=None,
-                               extra=None, server=None, **kwargs):
-        # differs[T10]; from 3.15 on with context=.
+                               extra=None, server=None, context=None):
+        # differs[T10]
         self._ensure_fd_no_transport(sock)
-        return self._adopt(sock, _ProactorSocketTransport(
-            self, sock, protocol, waiter, extra, server))
+        return self._adopt(sock, _make_socket_transport(
+            self, sock, protocol, waiter, extra, server, context))
 
     # stdlib: BaseProactorEventLoop._make_ssl_transport
     def _make_ssl_transport(
@@ -288,7 +343,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             *, server_side=False, server_hostname=None,
             extra=None, server=None,
             ssl_handshake_timeout=None,
-            ssl_shutdown_timeout=None, **kwargs):
+            ssl_shutdown_timeout=None, context=None):
         # differs[T10]
         self._ensure_fd_no_transport(rawsock)
         ssl_protocol = sslproto.SSLProtocol(
@@ -296,8 +351,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             server_side, server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout)
-        self._adopt(rawsock, _ProactorSocketTransport(
-            self, rawsock, ssl_protocol, extra=extra, server=server))
+        self._adopt(rawsock, _make_socket_transport(
+            self, rawsock, ssl_protocol, None, extra, server, context))
         return ssl_protocol._app_transport
 
     # stdlib: BaseProactorEventLoop._make_datagram_transport
@@ -441,8 +496,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     def _start_serving(self, protocol_factory, sock,
                        sslcontext=None, server=None, backlog=100,
                        ssl_handshake_timeout=None,
-                       ssl_shutdown_timeout=None, **kwargs):
-        # differs[T6]; from 3.15 on with context=.
+                       ssl_shutdown_timeout=None, context=None):
+        # differs[T6]
         if not isinstance(sock.fileno(), int):
             # At once and to the caller, as the selector loop says it.
             raise ValueError(f"Invalid file object: {sock!r}")
@@ -451,7 +506,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             return self.is_closed() or sock.fileno() == -1 or (
                 sock in self._proactor._stopped_serving)
 
-        def connect(conn, addr):
+        def connect(conn, addr, context=None):
             protocol = None
             try:
                 protocol = protocol_factory()
@@ -460,11 +515,13 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                         conn, protocol, sslcontext, server_side=True,
                         extra={'peername': addr}, server=server,
                         ssl_handshake_timeout=ssl_handshake_timeout,
-                        ssl_shutdown_timeout=ssl_shutdown_timeout)
+                        ssl_shutdown_timeout=ssl_shutdown_timeout,
+                        context=context)
                 else:
                     self._make_socket_transport(
                         conn, protocol,
-                        extra={'peername': addr}, server=server)
+                        extra={'peername': addr}, server=server,
+                        context=context)
             except (SystemExit, KeyboardInterrupt):
                 conn.close()
                 raise
@@ -529,8 +586,12 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             except OSError as exc:
                 failed(exc)
             finally:
-                if accepted is not None:
+                if accepted is not None and context is None:
                     connect(*accepted)
+                elif accepted is not None:
+                    # differs[T13]
+                    connection_context = context.copy()
+                    connection_context.run(connect, *accepted, connection_context)
 
         self.call_soon(loop)
 
