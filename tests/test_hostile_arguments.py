@@ -174,10 +174,24 @@ DEVIATIONS = {
             "(None, True, ('lost ValueError'), ()); handler: ValueError", "(ValueError, False, (), ())")
          for how in ("", ", connected")},
     ),
+    "H15": (
+        "The selector loop of later Pythons skips what is false among writelines()' buffers: None, a number 0.",
+        {
+            "transport.writelines: None for a buffer among others": (
+                "(None, False, (), b'1234')", "(TypeError, False, (), b'')"),
+            "transport.writelines: non-contiguous memoryview": ("(None, False, (), b'')", "(TypeError, False, (), b'')"),
+            "transport.writelines: bytearray": ("(None, False, (), b'')", "(TypeError, False, (), b'')"),
+        },
+    ),
+    "H16": (
+        "When the file's position can't be set at the end, the selector loop's callback fails and its future is never "
+        "done; later Pythons set it even if nothing was sent.",
+        {"sock_sendfile: closed file, waiting": ("pending; handler: OSError EBADF", "OSError EBADF")},
+    ),
 }
 
 # The outcomes of these may also be the same.
-NOT_ON_ALL_PYTHONS = {"H13", "H14"}
+NOT_ON_ALL_PYTHONS = {"H13", "H14", "H15", "H16"}
 
 
 # -- outcomes --

@@ -29,7 +29,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     hands the buffer to the proactor whole, and returns None.
 # T8: sock_connect resolves host names and takes every address family, as the selector loop does.
 # T9: Sending a file goes by what was really sent: a file that shrinks ends it, the file's position
-#     is right after an error, and a first error means that there is no native sendfile.
+#     is right after an error, and a first error means that there is no native sendfile. Whether the
+#     position is set when nothing was sent is as on this Python's selector loop.
 # T10: TLS and plain connections are made on the transports of this file.
 # T11: A transport that closes with data still to send takes what its protocol has left to say until
 #     the last byte is out, as on the selector loop: TLS answers the peer's close_notify then.
@@ -53,6 +54,11 @@ _DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._d
 
 # The base class's method, called by name: super() would search all bases at every read.
 _read_data_received = proactor_events._ProactorReadPipeTransport._data_received
+
+# Whether sendfile leaves the file's position at its offset even if nothing was sent: a later
+# micro release of 3.13 began to, and dropped the helper's parameter.
+_POSITION_ALWAYS_SET = 'total_sent' not in inspect.signature(
+    unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
 
 # The most that sendfile(2) sends in one call.
 _SENDFILE_LIMIT = 0x7ffff000
@@ -489,7 +495,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                 await self._proactor._poll_socket(sock, select.POLLOUT)
             return total_sent
         finally:
-            if total_sent > 0:
+            if total_sent > 0 or _POSITION_ALWAYS_SET:
                 os.lseek(fileno, offset + total_sent, os.SEEK_SET)
 
     # stdlib: BaseProactorEventLoop._start_serving
