@@ -1,0 +1,426 @@
+"""Connections: what is known of each, and where the bytes are when the steps are over."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import termios
+import time
+
+from hypothesis import strategies as st
+from support import reset, tcp_pair
+
+from random_steps.model import Stream
+from random_steps.operations import BROKEN, Operation
+from random_steps.steps import CANCEL, FAMILY, LIMIT, NUMBER, SIZE, TURNS, choose, step
+
+MOST = 12
+
+
+class Link:
+    """A connection: `ours` is the loop's; `peer` is worked on by plain calls.
+
+    Instead of the peer there may be a `mate`: the link that has the other socket, on whatever loop.
+    """
+
+    def __init__(self, loop, ours, peer, name, mate=None):
+        self.loop = loop
+        self.ours, self.peer, self.name = ours, peer, name
+        self.mate = mate
+        self.up, self.down = (mate.down, mate.up) if mate else (Stream(), Stream())
+        self.receive = self.send = self.transport = self.protocol = None
+        self.reader = self.writer = None  # the callbacks of add_reader, add_writer
+        self.closed = self.peer_gone = self.wrote_eof = False
+        self.raced = False  # from here on it depends on who was faster
+        self.history = []
+        for sock in filter(None, (ours, peer)):
+            sock.setblocking(False)
+            # A send is short sooner.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+
+    def __repr__(self):
+        return f"<{self.name} up={self.up} down={self.down}>"
+
+    @property
+    def peer_closed(self):
+        return self.mate.closed if self.mate else self.peer_gone
+
+    @property
+    def broken(self):
+        return self.up.broken or self.down.broken
+
+    @property
+    def plain(self):
+        """It is there for sock_* calls."""
+        return not self.closed and not self.transport and not self.reader and not self.writer
+
+    def busy(self):
+        return [operation for operation in (self.receive, self.send) if operation is not None and operation.busy]
+
+    def disturb(self):
+        """One side is about to leave: what comes of it depends on how far the other has read."""
+        unfinished = [op for op in (self.receive, self.send) if op is not None and not op.task.done()]
+        writing = self.transport is not None and not self.protocol.lost and self.transport.get_write_buffer_size()
+        for link in filter(None, (self, self.mate)):
+            link.history.append((unread(self.ours), unread(self.mate.ours if self.mate else self.peer)))
+            link.raced |= bool(unfinished or writing)
+
+    def leave(self):
+        """Our side is about to be closed."""
+        self.up.ended = True
+        self.reader_leaves(self.ours, self.down, self.up)
+        mate = self.mate
+        if mate and (mate.transport or mate.writer or (mate.send and not mate.send.task.done())):
+            # What is sent to a closed socket resets the connection.
+            self.up.broken = True
+
+    def reader_leaves(self, sock, here, there):
+        """sock is closed: what it has not read makes a reset of the end."""
+        if unread(sock):
+            there.broken = True
+        here.broken = True
+
+
+def unread(sock):
+    try:
+        return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0]
+    except (OSError, ValueError):
+        return 0
+
+
+class Links(list):
+    """All connections of a world."""
+
+    def __init__(self, world):
+        super().__init__()
+        self.world = world
+        self.sends = None
+
+    def add(self, loop, ours, peer, name, mate=None):
+        for sock in filter(None, (ours, peer)):
+            self.world.stack.enter_context(sock)
+        link = Link(loop, ours, peer, f"{name}-{self.world.step}", mate)
+        self.append(link)
+        return link
+
+    def add_pair(self, family, loop):
+        return self.add(loop, *(tcp_pair() if family == "tcp" else socket.socketpair()), family)
+
+    def add_mates(self, family, loop, other):
+        a, b = tcp_pair() if family == "tcp" else socket.socketpair()
+        link = self.add(loop, a, None, f"mate-{family}")
+        link.mate = self.add(other, b, None, f"mate-of-{family}", link)
+
+    def choose(self, number, suits):
+        """Return a link to work on, or None."""
+        link = choose(self, number, suits)
+        if link is not None:
+            link.history.append(self.world.step)
+        return link
+
+    # -- the end --
+
+    def let_go(self):
+        for link in self:
+            if link.transport and not link.protocol.leaving:
+                link.protocol.read_on()
+        # What is being sent to those who still read arrives whole.
+        self.sends = [link.send for link in self if link.send and link.send.name == "sendall" and link.send.pending]
+
+    def delivered(self):
+        for link in self:
+            self.drain_peer(link)
+            if link.mate:
+                self.take_rest(link)
+        return all(operation.task.done() for operation in self.sends) and all(map(self.up_is_whole, self))
+
+    def close(self):
+        # On the selector loop a receive that is about to end with a value is not cancelled but awaited.
+        self.world.until(lambda: all(map(self.down_is_whole, self)), f"what has arrived: {self}")
+        for link in self:
+            if link.transport and not link.protocol.lost:
+                link.protocol.close()
+
+    def has_closed(self):
+        for link in self:
+            self.drain_peer(link)
+            if link.mate:
+                self.take_rest(link)
+        return not self.transports() and all(
+            link.mate or self.drain_peer(link) for link in self if link.closed and not link.peer_closed
+        )
+
+    def transports(self):
+        return [link for link in self if link.transport and not link.protocol.lost]
+
+    def abort(self):
+        for link in self.transports():
+            link.up.broken = link.down.broken = link.protocol.leaving = True
+            link.transport.abort()
+
+    def has_aborted(self):
+        return not self.transports()
+
+    def rest(self):
+        """The loops are closed: what is in the sockets completes the streams."""
+        give_up = time.monotonic() + self.world.patience
+        for whole in (self.down_is_whole, self.up_is_whole):
+            while not all(map(whole, self)):
+                for link in self:
+                    self.drain_peer(link)
+                assert time.monotonic() < give_up, f"bytes were lost: {self}"
+
+    def drain_peer(self, link):
+        """Read what has arrived at the peer; true at the end of the stream."""
+        if link.peer_closed or link.mate:
+            return link.peer_closed
+        try:
+            while data := link.peer.recv(1 << 20):
+                link.up.take(data)
+        except BlockingIOError:
+            return False
+        except BROKEN:
+            assert link.broken, f"a reset of {link}"
+            return True
+        link.up.take_end()
+        return True
+
+    def up_is_whole(self, link):
+        return link.up.broken or link.peer_closed or link.up.complete()
+
+    def down_is_whole(self, link):
+        if link.closed or link.down.broken or link.down.complete():
+            return True
+        self.take_rest(link)
+        return link.down.complete()
+
+    def take_rest(self, link):
+        if link.closed or link.transport:
+            return
+        try:
+            if data := link.ours.recv(1 << 20):
+                link.down.take(data)
+            else:
+                link.down.take_end()
+        except BlockingIOError:
+            pass
+        except BROKEN:
+            assert link.broken, f"a reset of {link}"
+
+    def clean_up(self):
+        for link in self:
+            if link.transport is not None and link.transport._sock is not None:
+                link.transport._sock = None
+
+
+# -- more connections --
+
+
+@step(family=FAMILY, loop=st.integers(0, 2))
+def another_pair(world, family, loop):
+    if len(world.links) >= 8:
+        return False
+    world.links.add_pair(family, world.loop(loop))
+
+
+@step(family=FAMILY, loop=st.integers(0, 2), other=st.integers(0, 2))
+def another_pair_between_loops(world, family, loop, other):
+    if len(world.links) >= 8:
+        return False
+    world.links.add_mates(family, world.loop(loop), world.loop(other))
+
+
+# -- sock_* methods on our socket --
+
+
+@step(weight=3, number=NUMBER, into=st.booleans(), size=SIZE, limit=LIMIT, cancel=CANCEL)
+def receive(world, number, into, size, limit, cancel):
+    link = world.links.choose(number, lambda l: l.plain and not (l.receive and l.receive.busy))
+    if link is None:
+        return False
+
+    async def work(operation):
+        if into:
+            operation.buffer = bytearray(size)
+            count = await link.loop.sock_recv_into(link.ours, operation.buffer)
+            assert not any(operation.buffer[count : count + 1000])
+            data, operation.buffer = bytes(operation.buffer[:count]), None
+        else:
+            data = await link.loop.sock_recv(link.ours, size)
+        assert not operation.closed, "bytes of a socket that was closed"
+        if data:
+            link.down.take(data)
+        else:
+            link.down.take_end()
+
+    link.receive = Operation(world, "receive", work, link.loop, link, cancel=cancel, limit=limit)
+
+
+@step(weight=2, number=NUMBER, size=SIZE, limit=LIMIT, cancel=CANCEL)
+def sendall(world, number, size, limit, cancel):
+    link = world.links.choose(number, lambda l: l.plain and not (l.send and l.send.busy))
+    if link is None:
+        return False
+    data = world.data(size)
+    # Where it is sure to fail nothing is sure to arrive.
+    segment = link.up.add(data, cut=link.up.ended or link.up.broken)
+    if link.peer_closed:
+        link.down.broken = True
+
+    async def work(operation):
+        assert await link.loop.sock_sendall(link.ours, bytearray(data)) is None
+        assert not link.up.ended or link.up.broken or operation.closed, "sent after the end"
+
+    link.send = Operation(world, "sendall", work, link.loop, link, cancel=cancel, limit=limit, segment=segment,
+                          expected=(BrokenPipeError,) if link.up.ended else ())
+
+
+@step(number=NUMBER, which=st.sampled_from(["receive", "send"]), cancel=TURNS)
+def cancel(world, number, which, cancel):
+    def suits(link):
+        operation = getattr(link, which)
+        return operation is not None and operation.pending
+
+    link = world.links.choose(number, suits)
+    if link is None:
+        return False
+    world.soon(link.loop, cancel, getattr(link, which).cancel)
+
+
+@step(number=NUMBER)
+def shut_down_ours(world, number):
+    link = world.links.choose(
+        number, lambda l: l.plain and not l.up.ended and not (l.send and not l.send.task.done()))
+    if link is None:
+        return False
+    link.up.ended = True
+    with contextlib.suppress(OSError):
+        link.ours.shutdown(socket.SHUT_WR)
+
+
+@step(number=NUMBER, reuse=st.sampled_from([None, "tcp", "unix"]), cancel_first=st.booleans(), later=TURNS)
+def close_ours(world, number, reuse, cancel_first, later):
+    link = world.links.choose(number, lambda l: l.plain)
+    if link is None:
+        return False
+
+    def close():
+        if not link.plain:
+            return
+        if cancel_first or world.oracle:
+            for operation in link.busy():
+                operation.cancel()
+        link.disturb()
+        for operation in (link.receive, link.send):
+            if operation is not None and not operation.task.done():
+                operation.closed = True
+                operation.cut()
+        fd = link.ours.fileno()
+        link.closed = True
+        link.leave()
+        link.ours.close()
+        if reuse is not None and len(world.links) < MOST:
+            mine, theirs = tcp_pair() if reuse == "tcp" else socket.socketpair()
+            if mine.fileno() != fd and theirs.fileno() != fd:
+                os.dup2(mine.fileno(), fd)
+                mine.close()
+                mine = socket.socket(fileno=fd)
+            elif theirs.fileno() == fd:
+                mine, theirs = theirs, mine
+            world.links.add(link.loop, mine, theirs, f"heir-{reuse}")
+
+    if world.oracle:
+        for operation in link.busy():
+            operation.cancel()
+        world.let_endings_pass()
+        if link.busy() or not link.plain:
+            return False
+        later = 0
+    world.soon(link.loop, later, close)
+
+
+@step(number=NUMBER, what=st.sampled_from(["receive", "sendall", "add_reader", "add_writer"]))
+def use_closed(world, number, what):
+    """What a closed socket is refused with."""
+    link = world.links.choose(number, lambda l: l.closed and not l.transport)
+    if link is None:
+        return False
+    loop = link.loop
+
+    async def work(operation):
+        try:
+            if what == "receive":
+                await loop.sock_recv(link.ours, 100)
+            elif what == "sendall":
+                await loop.sock_sendall(link.ours, b"to nobody")
+            else:
+                getattr(loop, what)(link.ours, print)
+        except (OSError, ValueError):
+            raise
+        else:
+            raise AssertionError(f"{what} works on a closed socket")
+
+    Operation(world, f"{what} closed", work, loop, link, expected=(OSError, ValueError))
+
+
+# -- the peer --
+
+
+@step(weight=2, number=NUMBER, size=SIZE)
+def peer_sends(world, number, size):
+    link = world.links.choose(number, lambda l: not l.mate and not l.peer_closed and not l.down.ended)
+    if link is None:
+        return False
+    if link.closed or (link.protocol and link.protocol.leaving):
+        link.up.broken = True
+    data = world.data(size)
+    try:
+        count = link.peer.send(data)
+    except BlockingIOError:
+        return
+    except BROKEN:
+        assert link.broken
+        return
+    link.down.add(data[:count])
+
+
+@step(weight=2, number=NUMBER, size=SIZE)
+def peer_receives(world, number, size):
+    link = world.links.choose(number, lambda l: not l.mate and not l.peer_closed)
+    if link is None:
+        return False
+    try:
+        data = link.peer.recv(size)
+    except BlockingIOError:
+        return
+    except BROKEN:
+        assert link.broken
+        return
+    if data:
+        link.up.take(data)
+    else:
+        link.up.take_end()
+
+
+@step(number=NUMBER, how=st.sampled_from(["half-close", "half-close", "close", "reset"]))
+def peer_leaves(world, number, how):
+    link = world.links.choose(
+        number, lambda l: not l.mate and not l.peer_closed and not (how == "half-close" and l.down.ended))
+    if link is None:
+        return False
+    link.disturb()
+    link.down.ended = True
+    if how == "half-close":
+        with contextlib.suppress(OSError):
+            link.peer.shutdown(socket.SHUT_WR)
+        return
+    link.peer_gone = True
+    link.reader_leaves(link.peer, link.up, link.down)
+    if how == "reset" or link.transport or (link.send and not link.send.task.done()):
+        # What is sent to a closed socket resets the connection.
+        link.down.broken = True
+    if how == "reset" and link.peer.family == socket.AF_INET:
+        reset(link.peer)
+    else:
+        link.peer.close()
