@@ -107,7 +107,12 @@ Kernel SimulatedKernel::table() noexcept {
     return static_cast<Self*>(self)->in_child() ? ::close(fd) : Entry<&Self::close>::call(self, fd);
   };
   table.read = Entry<&Self::read>::call;
-  table.write = Entry<&Self::write>::call;
+  // wake() may come out of a signal handler, where nobody can wait for a lock.
+  table.write = [](void* self, int fd, const void* buffer, std::size_t size) {
+    return static_cast<Self*>(self)->backing_ == Backing::kReal
+               ? real_kernel().write(nullptr, fd, buffer, size)
+               : Entry<&Self::write>::call(self, fd, buffer, size);
+  };
   table.recvfrom = Entry<&Self::recvfrom>::call;
   table.send = Entry<&Self::send>::call;
   table.sendfile = Entry<&Self::sendfile>::call;

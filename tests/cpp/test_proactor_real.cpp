@@ -1,4 +1,5 @@
-// The proactor on the running kernel, on each rung that it has.  No sleep orders things: a test
+// The proactor on the running kernel, on each rung that it has, and on the simulated one over the
+// same files: where they disagree, the simulated one is wrong.  No sleep orders things: a test
 // takes turns until what it waits for is there, and so many at most.
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -185,11 +186,16 @@ class Interruptions {
   std::thread thread_;
 };
 
+// In place of the running kernel while a body of on_each_rung() is on it.
+SimulatedKernel* simulated = nullptr;
+
+Kernel kernel_now() { return simulated != nullptr ? simulated->table() : real_kernel(); }
+
 // A proactor that nothing is left of in the end, neither in its table nor of files.
 struct Loop {
   explicit Loop(const Features& features, unsigned submission_entries = 64,
                 unsigned completion_entries = 256, bool bind = true)
-      : files(open_files()), collector(&proactor) {
+      : files(open_files()), proactor(kernel_now()), collector(&proactor) {
     REQUIRE(proactor.init(features, submission_entries, completion_entries) == 0);
     if (bind) REQUIRE(proactor.bind_thread() == 0);
   }
@@ -197,6 +203,7 @@ struct Loop {
     proactor.drain(kSecond);
     proactor.close();
     collector.collect();
+    if (simulated != nullptr) simulated->end_closed_rings();
     CHECK(proactor.operations() == 0);
     CHECK(proactor.in_flight() == 0);
     CHECK(open_files() == files);
@@ -225,6 +232,14 @@ void on_each_rung(const std::function<void(const Features&)>& test) {
     if (features.rung != rung) continue;  // not on this kernel
     ++rungs;
     test(features);
+    SimulatedKernel kernel(1, Backing::kReal);
+    simulated = &kernel;
+    INFO("simulated");
+    test(features);
+    simulated = nullptr;
+    CHECK(kernel.mappings() == 0);
+    CHECK(kernel.requests() == 0);
+    for (const std::string& violation : kernel.violations) FAIL_CHECK(violation);
   }
   CHECK(rungs > 0);
 }
@@ -995,6 +1010,7 @@ TEST_CASE("real: made in one thread, run in two others, closed in a fourth") {
       CHECK(loop.collector[last].error == -ECANCELED);
       CHECK(proactor.abandoned() == (drained ? 0 : 1));
       // The kernel closes the files behind, on its own time.
+      if (simulated != nullptr) simulated->end_closed_rings();
       pair.ours.close();
       pipe.ours.close();
       loop.files -= 2;

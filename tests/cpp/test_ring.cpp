@@ -1,5 +1,5 @@
-// What needs no fault runs on the running kernel and on the simulated one: where they disagree,
-// the simulated one is wrong.
+// What needs no fault runs on the running kernel and on the simulated one, over make-believe files
+// and over real ones: where they disagree, the simulated one is wrong.
 #include "ring.hpp"
 
 #include <errno.h>
@@ -22,9 +22,12 @@ namespace uring::test {
 namespace {
 
 // A kernel to run on, and the means to do to it what a test needs.
+enum class Which { kMadeUp, kSimulatedOverReal, kReal };
+
 struct Machine {
-  explicit Machine(bool is_real) : real(is_real) {
-    kernel = real ? real_kernel() : simulated.table();
+  explicit Machine(Which which)
+      : real(which != Which::kMadeUp), simulated(1, real ? Backing::kReal : Backing::kMadeUp) {
+    kernel = which == Which::kReal ? real_kernel() : simulated.table();
   }
   ~Machine() {
     for (const std::string& violation : simulated.violations) FAIL_CHECK(violation);
@@ -76,18 +79,18 @@ struct Machine {
       simulated.close_file(fd);
   }
 
-  bool real;
+  bool real;  // its files
   SimulatedKernel simulated;
   Kernel kernel;
 };
 
 // Both kernels, all rungs that each has.
 void everywhere(const std::function<void(Machine&, const Features&)>& test) {
-  for (bool real : {false, true}) {
+  for (Which which : {Which::kMadeUp, Which::kSimulatedOverReal, Which::kReal}) {
     for (Rung rung : kRungs) {
-      CAPTURE(real);
+      CAPTURE(which);
       CAPTURE(rung_name(rung));
-      Machine machine(real);
+      Machine machine(which);
       Features features;
       REQUIRE(probe_features(machine.kernel, &features, rung) == 0);
       if (features.rung == rung) test(machine, features);
@@ -271,6 +274,7 @@ TEST_CASE("completions_deferred: true while an enter is needed to see a completi
     CHECK_FALSE(ring.completions_visible());
     const std::uint64_t one = 1;
     CHECK(kernel.write(kernel.self, fd, &one, sizeof(one)) == sizeof(one));
+    kernel.fork_count(kernel.self);  // the simulated one looks at real files when it is called
     if (features.rung == Rung::kDeferTaskrun) {
       CHECK(ring.completions_deferred());
       CHECK_FALSE(ring.completions_visible());
