@@ -254,9 +254,11 @@ async def test_transports_are_what_they_claim(loop, connect, pair):
     datagrams, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
     assert isinstance(datagrams, asyncio.DatagramTransport)
     assert weakref.ref(datagrams)() is datagrams
+    assert transport._read_ready_cb is not None
     transport.close()
     datagrams.close()
     await protocol.lost
+    assert transport._read_ready_cb is None
     assert "closed" in repr(transport)
     await turns(3)
 

@@ -281,6 +281,16 @@ class _ProactorSocketTransport(_ReadingMixin, _WritingMixin,
                                proactor_events._ProactorSocketTransport):
     """Transport for connected sockets."""
 
+    # -- ours: no counterpart in the stdlib's class --
+
+    @property
+    def _read_ready_cb(self):
+        """What a readable socket leads to; None when the connection is lost.
+
+        The selector loop's transport has it by this name, and CPython's test_ssl asks it.
+        """
+        return None if self._called_connection_lost else self._loop_reading
+
 
 class _OneContextSocketTransport(_ProactorSocketTransport):
     """The same in a context of its own.  differs[T13] throughout.

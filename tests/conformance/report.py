@@ -111,8 +111,17 @@ def store(rows):
     results = read_results()
     results[python_version()] = {name: dataclasses.asdict(row) for name, row in sorted(rows.items())}
     ordered = {version: results[version] for version in sorted(results, key=_key)}
-    RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
+    RESULTS.write_text(_as_json(ordered))
     README.write_text(_readme_with(section(ordered, Deviations())))
+
+
+def _as_json(results):
+    """A line a module, so that a change of one is a change of one line."""
+    versions = []
+    for version, modules in results.items():
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in modules.items())
+        versions.append(f" {json.dumps(version)}: {{\n{lines}\n }}")
+    return "{\n" + ",\n".join(versions) + "\n}\n"
 
 
 def _key(version):
