@@ -95,7 +95,8 @@ def accept(world, family, limit, cancel):
         else:
             conn.close()
 
-    listeners.accepting[family] = Operation(world, "accept", work, loop, cancel=cancel, limit=limit)
+    listeners.accepting[family] = Operation(world, "accept", work, loop, cancel=cancel, limit=limit,
+                                            listener=listener)
 
 
 @step(family=FAMILY)

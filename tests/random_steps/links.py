@@ -156,6 +156,7 @@ class Links(list):
 
     def abort(self):
         for link in self.transports():
+            link.disturb()
             link.up.broken = link.down.broken = link.protocol.leaving = True
             link.transport.abort()
 

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import errno
+import select
 
 # What a connection may end with once one side has left it.
 BROKEN = (ConnectionResetError, BrokenPipeError)
@@ -19,19 +20,21 @@ class Operation:
     """thing: the link, pipe, ... that it works on; it is given the operation's record.
 
     cancel: after how many ticks; limit: the kind of timeout around it; expected: exceptions that
-    are no finding; segment: of the stream, when it sends.
+    are no finding; segment: of the stream, when it sends; listener: when it accepts.
     """
 
-    # On the selector loop what came would be lost with the task.
+    # On the selector loop what came would be lost with the task, and is with a cancelled accept's event.
     takes = frozenset(["receive", "accept", "receive datagram"])
 
-    def __init__(self, world, name, work, loop, thing=None, *, cancel=None, limit=None, expected=(), segment=None):
+    def __init__(self, world, name, work, loop, thing=None, *, cancel=None, limit=None, expected=(), segment=None,
+                 listener=None):
         self.world = world
         self.name = name
         self.loop = loop
         self.thing = thing
         self.expected = expected
         self.segment = segment
+        self.listener = listener
         self.step = world.step
         self.history = history(thing)
         self.cancelled = False  # asked to
@@ -78,7 +81,11 @@ class Operation:
                 exc.add_note(f"{self.name}, closed={self.closed}, {self.thing}")
                 self.world.findings.append(exc)
         self.world.counts.operations[f"{self.name} {outcome}"] += 1
-        certain = not self.cancelled and not self.closed and not (self.thing is not None and self.thing.raced)
+        thing = self.thing
+        certain = not self.cancelled and not self.closed
+        if thing is not None:
+            # When a broken connection is seen to be one is a matter of time.
+            certain = certain and not thing.raced and not (self.world.kind.late and thing.broken)
         self.world.records[self.step, self.name] = Record(outcome, certain, self.history)
 
     def may_fail_with(self, exc):
@@ -92,7 +99,7 @@ class Operation:
         if self.task.done():
             return
         waiter = self.task._fut_waiter
-        if self.world.oracle and self.name in self.takes and waiter is not None and waiter.done():
+        if self.world.oracle and self.name in self.takes and waiter is not None and self.has_come(waiter):
             return  # what came would be lost there
         if in_kernel(waiter):
             self.world.cancels += 1
@@ -101,6 +108,10 @@ class Operation:
         if self.thing is not None and self.segment is not None:
             self.thing.raced = True
         self.task.cancel()
+
+    def has_come(self, waiter):
+        # An accept that is cancelled beside its event accepts all the same.
+        return waiter.done() or (self.listener is not None and select.select([self.listener], [], [], 0)[0])
 
     def cut(self):
         """What it sends may be sent in part."""

@@ -25,7 +25,10 @@ class Pipe:
         self.reader = self.writer = None
         self.raced = False
         self.history = []
-        self.broken = False
+
+    @property
+    def broken(self):
+        return self.stream.broken
 
     def __repr__(self):
         return f"<{self.name} {self.stream}>"

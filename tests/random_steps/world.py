@@ -72,7 +72,8 @@ class World:
 
     def record(self, what, thing, outcome, step):
         """Of a call that a protocol got."""
-        self.records[step, what] = Record(outcome, not thing.raced, history(thing))
+        certain = not thing.raced and not (self.kind.late and thing.broken)
+        self.records[step, what] = Record(outcome, certain, history(thing))
 
     # -- the steps --
 
