@@ -745,7 +745,8 @@ TEST_CASE("real: after settle a pipe's reader sees the end") {
   on_each_rung([](const Features& features) {
     Pair pair = pipe_pair(O_NONBLOCK);
     Loop loop(features);
-    const BlockedWrite write(loop, pair.ours, "abc");
+    const std::string bytes = "abc";
+    const BlockedWrite write(loop, pair.ours, bytes);
     loop.proactor.settle(pair.ours);
     pair.ours.close();
     --loop.files;
