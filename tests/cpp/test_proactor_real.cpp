@@ -81,12 +81,19 @@ Descriptor listener(sockaddr_in* address) {
   return socket;
 }
 
+// Take a connection: the last step of its handshake may come after connect(2) has returned.
+Descriptor take_connection(int listener, int flags) {
+  pollfd waiting{listener, POLLIN, 0};
+  REQUIRE(poll(&waiting, 1, 10000) == 1);
+  return Descriptor(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | flags));
+}
+
 Pair tcp_pair() {
   sockaddr_in address;
   Descriptor server = listener(&address);
   Descriptor client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   REQUIRE(connect(client, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
-  Descriptor accepted(accept4(server, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  Descriptor accepted = take_connection(server, SOCK_NONBLOCK);
   REQUIRE(fcntl(client, F_SETFL, O_NONBLOCK) == 0);
   return {std::move(accepted), std::move(client)};
 }
@@ -534,7 +541,7 @@ TEST_CASE("real: an accept that is cancelled takes no connection") {
       const std::int64_t second = loop.proactor.start_poll(Kind::kAccept, server, POLLIN);
       CHECK(loop.until_has(second));
       CHECK(loop.collector[second].error == 0);
-      Descriptor accepted(accept4(server, nullptr, nullptr, SOCK_CLOEXEC));
+      Descriptor accepted = take_connection(server, 0);
     }
   });
 }
@@ -1191,12 +1198,19 @@ TEST_CASE("real: a ring that the limit does not allow is an error in time") {
   const int result = in_child([&] {
     const rlimit limit{4096, 4096};
     if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || !become_ordinary(54322)) return 1;
+    io_uring_params params{};
+    if (real_kernel().setup(nullptr, 512, &params) >= 0) return 2;
     Ring ring(real_kernel());
     const std::int64_t before = real_kernel().clock(nullptr);
     if (ring.init(features, 512, 2048, 20 * kMillisecond) != -ENOMEM) return 3;
     const std::int64_t took = real_kernel().clock(nullptr) - before;
     return took >= 20 * kMillisecond && took < 5 * kSecond ? 0 : 4;
   });
+  if (result == 2) {
+    // Tried on 6.1: there the limit is not asked for a ring.
+    MESSAGE("this kernel does not count rings as locked memory");
+    return;
+  }
   CHECK(result == 0);
 }
 
