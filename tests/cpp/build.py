@@ -1,6 +1,7 @@
 """Build the C++ tests: cpp/*.cpp and tests/cpp/*.cpp into one program; or the simulated kernel as a module.
 
     python tests/cpp/build.py plain|sanitized DIRECTORY             the program
+    python tests/cpp/build.py threads DIRECTORY                     of test_threads.cpp alone, with ThreadSanitizer
     python tests/cpp/build.py module|sanitized-module DIRECTORY     the module, for the Python that runs this
 
 Objects and the product lie in DIRECTORY; what is newer than all that it was made of stays. The last
@@ -24,7 +25,13 @@ FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-g", "-pthread", f"-I{COR
 SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 # Of the core it has a copy of kernel.cpp only, which nobody else sees.
 MODULE = ["-fPIC", "-fvisibility=hidden", f"-I{HERE}", f"-I{sysconfig.get_path('include')}"]
-VARIANTS = {"plain": [], "sanitized": SANITIZED, "module": MODULE, "sanitized-module": MODULE + SANITIZED}
+VARIANTS = {
+    "plain": [],
+    "sanitized": SANITIZED,
+    "threads": ["-fsanitize=thread", "-fno-omit-frame-pointer"],
+    "module": MODULE,
+    "sanitized-module": MODULE + SANITIZED,
+}
 # Test cases are compiled more often than they run; the optimizer takes four times as long for them.
 UNOPTIMIZED = {"test_proactor.cpp", "test_proactor_real.cpp", "test_ring.cpp", "test_operation_table.cpp"}
 
@@ -68,7 +75,8 @@ def build(variant, directory):
         sources = [CORE / "kernel.cpp", *sorted(HERE.glob("simulated_*.cpp")), *sorted(HERE.glob("module/*.cpp"))]
         name, link = "simulated_kernel" + sysconfig.get_config_var("EXT_SUFFIX"), ["-shared"]
     else:
-        sources = [*sorted(CORE.glob("*.cpp")), *sorted(HERE.glob("*.cpp"))]
+        tests = [HERE / "main.cpp", HERE / "test_threads.cpp"] if variant == "threads" else sorted(HERE.glob("*.cpp"))
+        sources = [*sorted(CORE.glob("*.cpp")), *tests]
         name, link = "tests", []
     product = directory / name
     directory.mkdir(parents=True, exist_ok=True)
