@@ -82,9 +82,8 @@ def gcc_version():
     return subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True).stdout.strip().partition(".")[0]
 
 
-def build(directory):
-    """Build the package with sanitizers in `directory`/source, and return its place for PYTHONPATH."""
-    source, target = directory / "source", directory / "package"
+def copy_sources(source):
+    """Copy to `source` what a build needs."""
     for name in SOURCES:
         if (ROOT / name).is_dir():
             # copytree keeps times: what has not changed is not compiled again.
@@ -92,16 +91,26 @@ def build(directory):
         else:
             source.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, source / name)
+
+
+def install(source, target, **environment):
+    """Build what is in `source`, and install it in `target`, a place for PYTHONPATH."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
                "--upgrade", "--target", str(target), str(source)]
     if all(importlib.util.find_spec(name) for name in ("setuptools", "Cython")):
         command.insert(4, "--no-build-isolation")
+    if subprocess.run(command, env=os.environ | environment).returncode != 0:
+        fail("the build failed")
+
+
+def build(directory):
+    """Build the package with sanitizers in `directory`, and return its place for PYTHONPATH."""
+    copy_sources(directory / "source")
     print("sanitizers: building, which takes a minute or two", flush=True)
     # Python's own flags have -fwrapv, with which no signed overflow is an error.
     flags = {name: f"{os.environ.get(name, '')} -fno-wrapv" for name in ("CFLAGS", "CXXFLAGS")}
-    if subprocess.run(command, env=os.environ | flags | {"URINGLOOP_SANITIZE": "address,undefined"}).returncode != 0:
-        fail("the build failed")
-    return target
+    install(directory / "source", directory / "package", URINGLOOP_SANITIZE="address,undefined", **flags)
+    return directory / "package"
 
 
 def environment(package):
