@@ -69,3 +69,4 @@ def test_random_steps(rung, capsys):
                 print(f"{kind.name}: {counts}")
     for kind, counts in zip(TheMachine.kinds, TheMachine.counts, strict=True):
         assert kind.oracle or EXAMPLES < 50 or counts.with_cancel >= EXAMPLES // 10
+        assert EXAMPLES < 500 or counts.steps >= 25 * counts.examples

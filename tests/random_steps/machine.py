@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 # What registers steps.
-from random_steps import connections, datagrams, loops, pipes, readiness, signals, transports  # noqa: F401
+from random_steps import (  # noqa: F401
+    connections, datagrams, loops, pipes, readiness, signals, sock_methods, transports)
 from random_steps.steps import STEPS
 from random_steps.world import World
 
