@@ -41,7 +41,11 @@ class Link:
 
     @property
     def peer_closed(self):
-        return self.mate.closed if self.mate else self.peer_gone
+        mate = self.mate
+        if mate is None:
+            return self.peer_gone
+        # A transport that closes reads no more: what comes then resets the connection.
+        return mate.closed or (mate.protocol is not None and mate.protocol.leaving)
 
     @property
     def broken(self):
