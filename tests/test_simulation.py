@@ -276,7 +276,7 @@ def test_each_rung_without_faults(rung, flags):
 def test_same_seed_has_the_same_faults():
     def programs(seed):
         with simulated_loop(seed) as (loop, kernel):
-            loop.run_until_complete(timers(seed))
+            # No timers: how many turns are taken until one is due depends on the machine.
             loop.run_until_complete(unix_echo(seed))
             return kernel.kernel.chances, kernel.taken
 
