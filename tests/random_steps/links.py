@@ -61,11 +61,17 @@ class Link:
 
     def disturb(self):
         """One side is about to leave: what comes of it depends on how far the other has read."""
-        unfinished = [op for op in (self.receive, self.send) if op is not None and not op.task.done()]
-        writing = self.transport is not None and not self.protocol.lost and self.transport.get_write_buffer_size()
-        for link in filter(None, (self, self.mate)):
+        links = [link for link in (self, self.mate) if link is not None]
+        under_way = any(link.under_way() for link in links)
+        for link in links:
             link.history.append((unread(self.ours), unread(self.mate.ours if self.mate else self.peer)))
-            link.raced |= bool(unfinished or writing)
+            link.raced |= under_way
+
+    def under_way(self):
+        """Something is still to be read or written there."""
+        unfinished = any(op is not None and not op.task.done() for op in (self.receive, self.send))
+        writing = self.transport is not None and not self.protocol.lost and self.transport.get_write_buffer_size()
+        return bool(unfinished or writing)
 
     def leave(self):
         """Our side is about to be closed."""
