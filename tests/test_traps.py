@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import uringloop
-from support import Echo, Recorder, fill, read_all, read_exactly, some_bytes, tcp_pair, turns, until
+from support import Echo, Recorder, drain, fill, read_all, read_exactly, some_bytes, tcp_pair, turns, until
 
 def test_table_names_what_exists():
     """Each name in TRAPS.md's second column: a test, a case of tests/cpp/, or a module."""
@@ -375,6 +375,23 @@ async def test_wait_for_handle(loop, stack):
     assert await waiting is True
     assert await loop._proactor.wait_for_handle(fd, 1000) is True
     assert cancelled.cancelled()
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_sock_sendall_on_a_transport_s_socket(loop, connect, pair, full):
+    """What fits may go out beside the transport; to wait for room is refused."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    if full:
+        fill(ours)
+        with pytest.raises(RuntimeError, match="File descriptor .* is used by transport"):
+            await loop.sock_sendall(ours, bytes(10_000_000))
+    else:
+        await loop.sock_sendall(ours, b"fits")
+        assert theirs.recv(10) == b"fits"
+    drain(theirs)
+    transport.close()
+    await protocol.lost
 
 
 @pytest.mark.uringloop_only

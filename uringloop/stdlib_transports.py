@@ -38,6 +38,7 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T13: Where asyncio hands a connection a context (from Python 3.15 on), all that the loop calls for
 #     that connection runs in this one, as on the selector loop; the stdlib's proactor ignores it.
 import collections
+import contextlib
 import errno
 import functools
 import inspect
@@ -427,7 +428,15 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     # stdlib: BaseProactorEventLoop.sock_sendall
     async def sock_sendall(self, sock, data):
         self._check_sock(sock)
-        sock.send  # what is no socket says so here, as on the selector loop
+        send = sock.send  # what is no socket says so here, as on the selector loop
+        if self._transports and sock.fileno() in self._transports:
+            # What goes out at once may; to wait is refused, unless the transport is closing.
+            data = memoryview(data).cast('B')
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                data = data[send(data):]
+            if not data:
+                return
+            self._ensure_fd_no_transport(sock.fileno())
         future = self._proactor.send(sock, data)
         self._proactor._watch(future)
         await future

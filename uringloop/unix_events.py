@@ -50,13 +50,13 @@ class _UnixEventLoopMixin:
         # differs[U1]
         others = bytes(number for number in data if number not in self._signal_handlers)
         if others and threading.current_thread() is threading.main_thread():
-            wakeup_fds.pass_on(self._csock.fileno(), others)
+            wakeup_fds.pass_on(self._signal_fd, others)
 
     # stdlib: _UnixSelectorEventLoop.add_signal_handler
     def add_signal_handler(self, sig, callback, *args):
         # differs[U1]
         if self._csock is not None:
-            wakeup_fds.take(self._csock.fileno())
+            wakeup_fds.take(self._signal_fd)
         try:
             _UnixSelectorEventLoop.add_signal_handler(self, sig, callback, *args)
         finally:
@@ -105,9 +105,10 @@ class _UnixEventLoopMixin:
         # differs[U3]
         ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ssock, self._csock = (open(fd, mode, 0) for fd, mode in zip(ends, ('rb', 'wb')))
+        self._signal_fd = self._csock.fileno()
         self._internal_fds += 1
         # differs[U1]: the stdlib's __init__ is about to.
-        wakeup_fds.take(self._csock.fileno())
+        wakeup_fds.take(self._signal_fd)
 
     # stdlib: BaseProactorEventLoop._loop_self_reading
     def _loop_self_reading(self, f=None):
@@ -124,11 +125,12 @@ class _UnixEventLoopMixin:
         if self._csock is None:
             return
         if starting or self._signal_handlers or self.is_running():
-            wakeup_fds.take(self._csock.fileno())
+            wakeup_fds.take(self._signal_fd)
         else:
-            wakeup_fds.give_back(self._csock.fileno())
+            wakeup_fds.give_back(self._signal_fd)
             # What has arrived since is another's.
-            while data := self._ssock.read(4096):
+            # (The collector may have closed it, before a loop that nobody closes.)
+            while not self._ssock.closed and (data := self._ssock.read(4096)):
                 self._process_self_data(data)
 
     def _remove_signal_handlers(self):
