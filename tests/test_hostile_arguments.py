@@ -472,7 +472,8 @@ class Liar(socket.socket):
 
     def fileno(self):
         if isinstance(self.answer, Exception):
-            raise self.answer
+            # A fresh one: with LIES's own, the traceback, and all that its frames hold, would stay for good.
+            raise type(self.answer)
         return self.answer
 
 
@@ -648,7 +649,8 @@ class File:
 
     def fileno(self):
         if isinstance(self.answer, Exception):
-            raise self.answer
+            # A fresh one: with LIES's own, the traceback, and all that its frames hold, would stay for good.
+            raise type(self.answer)
         return self.answer
 
     def read(self, size=-1):
