@@ -118,6 +118,8 @@ def environment(package):
     return os.environ | options | {
         "LD_PRELOAD": runtimes(),
         "PYTHONMALLOC": "malloc",
+        # For what tests build themselves: the simulated kernel.
+        "URINGLOOP_SANITIZE": "address,undefined",
         "PYTHONPATH": str(package),
         # Neither the current directory nor that of a script comes before the package.
         "PYTHONSAFEPATH": "1",
