@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-import uringloop
+from child_of_test import echo_in_a_child
 from support import turns, until
 
 
@@ -68,20 +68,6 @@ def test_flood_of_a_loop_that_sleeps(loop):
 # -- processes --
 
 
-def echo_in_a_child(factory_name, connection):
-    async def main():
-        reader, writer = await asyncio.open_connection(*connection.recv())
-        writer.write(b"from a child")
-        writer.write_eof()
-        connection.send(await reader.read())
-        writer.close()
-        await writer.wait_closed()
-
-    factory = uringloop.new_event_loop if factory_name == "uringloop.new_event_loop" else asyncio.SelectorEventLoop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main())
-
-
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 async def test_multiprocessing(loop, loop_factory, method):
@@ -100,6 +86,8 @@ async def test_multiprocessing(loop, loop_factory, method):
         process.start()
     else:
         await loop.run_in_executor(None, process.start)
+    # A child that ends early is an EOFError, and not waited for.
+    theirs.close()
     ours.send(server.sockets[0].getsockname())
     arrived = asyncio.Event()
     loop.add_reader(ours.fileno(), arrived.set)
@@ -109,8 +97,7 @@ async def test_multiprocessing(loop, loop_factory, method):
     await loop.run_in_executor(None, process.join)
     assert process.exitcode == 0
     process.close()
-    for connection in (ours, theirs):
-        connection.close()
+    ours.close()
     server.close()
     await server.wait_closed()
     if method == "forkserver":
