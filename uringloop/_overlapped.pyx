@@ -31,7 +31,6 @@ import stat
 cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -87,19 +86,24 @@ cdef object _os_error(int64_t error):
     return OSError(<int> -error, os.strerror(<int> -error))
 
 
-cdef bint _check_socket_layout() except -1:
-    """Tell whether a socket's number can be read at the head of the object, where CPython keeps it."""
+cdef inline int _read_number(object sock) noexcept:
+    """Return the number of a socket of the class below; -1 for a closed one."""
+    return (<SocketHead*> <PyObject*> sock).fd
+
+
+cdef object _find_readable_class():
+    """Return socket.socket, if CPython keeps the number where it is read here; else None."""
     cdef list numbers = []
     for _ in range(2):
         with socket.socket(socket.AF_UNIX) as sock:
-            numbers.append((sock.fileno(), (<SocketHead*> <PyObject*> sock).fd))
-        numbers.append((sock.fileno(), (<SocketHead*> <PyObject*> sock).fd))
-    return all(told == read for told, read in numbers)
+            numbers.append((sock.fileno(), _read_number(sock)))
+        numbers.append((sock.fileno(), _read_number(sock)))
+    return _socket_class if all(told == read for told, read in numbers) else None
 
 
 # Five times a message somebody wants to know a socket's number, and calling its fileno() costs a
-# tenth of a microsecond.
-cdef bint _socket_layout_known = _check_socket_layout()
+# tenth of a microsecond. (A subclass may have a fileno() of its own.)
+cdef object _readable_class = _find_readable_class()
 
 
 cdef const Kernel* _calls_of(object capsule) except NULL:
@@ -117,11 +121,7 @@ cdef int fileno(object obj) except -1:
     Raises OSError (EBADF) for a closed one, OverflowError for a number that is no C int,
     TypeError for what is neither.
     """
-    cdef int fd
-    if type(obj) is _socket_class and _socket_layout_known:
-        fd = (<SocketHead*> <PyObject*> obj).fd
-    else:
-        fd = _ask_fileno(obj)
+    cdef int fd = _read_number(obj) if type(obj) is _readable_class else _ask_fileno(obj)
     if fd < 0:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return fd
@@ -526,8 +526,8 @@ cdef class Overlapped:
 
     cdef bint _lost(self):
         """True when the owner no longer has the descriptor that this operation works on."""
-        if type(self.obj) is _socket_class and _socket_layout_known:
-            return (<SocketHead*> <PyObject*> self.obj).fd != self._fd
+        if type(self.obj) is _readable_class:
+            return _read_number(self.obj) != self._fd
         if self.obj is None or isinstance(self.obj, int):
             return False
         try:
@@ -610,12 +610,6 @@ cdef class Overlapped:
         cdef Py_buffer view
         cdef int64_t got
         # Taken only now: until here the user may resize what he gave us.
-        if type(self._buffer) is bytearray and self._kind == Kind.kReceive:
-            got = self.ring._proactor.receive(self._fd, PyByteArray_AS_STRING(self._buffer),
-                                              PyByteArray_GET_SIZE(self._buffer), self._flags)
-            if got < 0:
-                raise _os_error(got)
-            return got
         PyObject_GetBuffer(self._buffer, &view, PyBUF_WRITABLE)
         try:
             if self._kind == Kind.kRead:
@@ -733,8 +727,6 @@ cdef class Overlapped:
     cdef Py_ssize_t _check_writable(self, object buf) except -1:
         cdef Py_buffer view
         cdef Py_ssize_t size
-        if type(buf) is bytearray:
-            return PyByteArray_GET_SIZE(buf)
         PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE)
         size = view.len
         PyBuffer_Release(&view)
