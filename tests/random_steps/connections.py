@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from random_steps.links import MOST
 from random_steps.operations import Operation
+from random_steps.parts import Part
 from random_steps.steps import CANCEL, FAMILY, LIMIT, step
 
 
-class Listeners:
+class Listeners(Part):
     """For each family one whose connections the first loop accepts, and one that is worked on by plain calls."""
 
     def __init__(self, world):
-        self.world = world
+        super().__init__(world)
         self.ours, self.plain, self.waiting, self.accepting = {}, {}, {}, {}
         for family in ("tcp", "unix"):
             self.ours[family] = self.listen(family)
@@ -42,23 +43,8 @@ class Listeners:
 
     # -- the end --
 
-    def let_go(self):
-        pass
-
-    def delivered(self):
-        return True
-
     def close(self):
         self.rest()
-
-    def has_closed(self):
-        return True
-
-    def abort(self):
-        pass
-
-    def has_aborted(self):
-        return True
 
     def rest(self):
         """Connections that no task took are still to be accepted, in their order."""
@@ -69,9 +55,6 @@ class Listeners:
                 assert address == waiting.popleft().getsockname()
             with pytest.raises(BlockingIOError):
                 self.ours[family].accept()
-
-    def clean_up(self):
-        pass
 
 
 @step(family=FAMILY, limit=LIMIT, cancel=CANCEL)

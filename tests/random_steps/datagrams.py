@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from random_steps.model import Datagrams
 from random_steps.operations import Operation
-from random_steps.steps import CANCEL, LIMIT, NUMBER, TURNS, choose, step
+from random_steps.parts import FlowControlled, Things
+from random_steps.steps import CANCEL, LIMIT, NUMBER, TURNS, step
 
 # What the kernel holds for a receiver is limited, and UDP drops the rest.
 MOST_WAITING = 6
@@ -68,13 +69,12 @@ def new_socket(family):
     return sock
 
 
-class DatagramPeer(asyncio.DatagramProtocol):
+class DatagramPeer(FlowControlled, asyncio.DatagramProtocol):
     def __init__(self, world, couple):
         self.world, self.couple = world, couple
         self.step = world.step
         self.transport = None
         self.made = self.lost = self.leaving = False
-        self.writable = True
 
     def connection_made(self, transport):
         self.made = True
@@ -93,16 +93,6 @@ class DatagramPeer(asyncio.DatagramProtocol):
             assert self.couple.may_fail_with(exc), f"{exc!r} of {self.couple}"
         self.world.counts.operations[f"error_received {type(exc).__name__}"] += 1
 
-    def pause_writing(self):
-        with self.world.watched():
-            assert self.writable
-        self.writable = False
-
-    def resume_writing(self):
-        with self.world.watched():
-            assert not self.writable
-        self.writable = True
-
     def connection_lost(self, exc):
         couple = self.couple
         with self.world.watched():
@@ -112,17 +102,7 @@ class DatagramPeer(asyncio.DatagramProtocol):
         self.world.record("datagrams lost", couple, type(exc).__name__, self.step)
 
 
-class Couples(list):
-    def __init__(self, world):
-        super().__init__()
-        self.world = world
-
-    def choose(self, number, suits):
-        couple = choose(self, number, suits)
-        if couple is not None:
-            couple.history.append(self.world.step)
-        return couple
-
+class Couples(Things):
     def drain_peer(self, couple):
         if couple.peer_closed:
             return
@@ -131,9 +111,6 @@ class Couples(list):
                 couple.up.take(couple.peer.recv(1 << 16), 1 << 16)
 
     # -- the end --
-
-    def let_go(self):
-        pass
 
     def delivered(self):
         for couple in self:

@@ -10,7 +10,7 @@ from support import tcp_pair
 
 from random_steps.model import Stream
 from random_steps.operations import BROKEN
-from random_steps.steps import choose
+from random_steps.parts import Things
 
 MOST = 12
 
@@ -96,13 +96,10 @@ def unread(sock):
         return 0
 
 
-class Links(list):
+class Links(Things):
     """All connections of a world."""
 
-    def __init__(self, world):
-        super().__init__()
-        self.world = world
-        self.sends = None
+    sends = ()
 
     def add(self, loop, ours, peer, name, mate=None):
         for sock in filter(None, (ours, peer)):
@@ -118,13 +115,6 @@ class Links(list):
         a, b = tcp_pair() if family == "tcp" else socket.socketpair()
         link = self.add(loop, a, None, f"mate-{family}")
         link.mate = self.add(other, b, None, f"mate-of-{family}", link)
-
-    def choose(self, number, suits):
-        """Return a link to work on, or None."""
-        link = choose(self, number, suits)
-        if link is not None:
-            link.history.append(self.world.step)
-        return link
 
     # -- the end --
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from random_steps.model import Stream
 from random_steps.operations import BROKEN, Operation
-from random_steps.steps import CANCEL, NUMBER, SIZE, choose, step
+from random_steps.parts import FlowControlled, Things
+from random_steps.steps import CANCEL, NUMBER, SIZE, step
 
 F_SETPIPE_SZ = 1031
 
@@ -40,13 +41,12 @@ class Pipe:
                 self.raced = True
 
 
-class PipeProtocol(asyncio.Protocol):
+class PipeProtocol(FlowControlled, asyncio.Protocol):
     def __init__(self, world, pipe):
         self.world, self.pipe = world, pipe
         self.step = world.step
         self.transport = None
         self.made = self.lost = self.leaving = self.ended = False
-        self.writable = True
 
     def connection_made(self, transport):
         self.transport = transport
@@ -61,16 +61,6 @@ class PipeProtocol(asyncio.Protocol):
         self.ended = True
         with self.world.watched():
             self.pipe.stream.take_end()
-
-    def pause_writing(self):
-        with self.world.watched():
-            assert self.writable
-        self.writable = False
-
-    def resume_writing(self):
-        with self.world.watched():
-            assert not self.writable
-        self.writable = True
 
     def connection_lost(self, exc):
         pipe = self.pipe
@@ -89,12 +79,8 @@ class PipeProtocol(asyncio.Protocol):
         return self is self.pipe.writer and self.made and not self.lost and self.transport.get_write_buffer_size()
 
 
-class Pipes(list):
+class Pipes(Things):
     """All pipes of a world."""
-
-    def __init__(self, world):
-        super().__init__()
-        self.world = world
 
     def add(self, medium):
         if medium == "socket":
@@ -111,12 +97,6 @@ class Pipes(list):
             self.world.stack.enter_context(file)
         pipe = Pipe(f"{medium}-{self.world.step}", files)
         self.append(pipe)
-        return pipe
-
-    def choose(self, number, suits):
-        pipe = choose(self, number, suits)
-        if pipe is not None:
-            pipe.history.append(self.world.step)
         return pipe
 
     def protocols(self):
@@ -171,9 +151,6 @@ class Pipes(list):
     def has_aborted(self):
         # Those that were being made have been closed again.
         return all(protocol.lost or not protocol.transport for protocol in self.protocols())
-
-    def rest(self):
-        pass
 
     def clean_up(self):
         for protocol in self.protocols():

@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from random_steps.operations import BROKEN
+from random_steps.parts import Part
 from random_steps.steps import NUMBER, SMALL, step
 
 
@@ -71,11 +72,8 @@ class Writer(Callback):
         link.up.add(data[:count], cut=link.up.broken)
 
 
-class Callbacks:
+class Callbacks(Part):
     """The part that readers and writers have in the end of a world."""
-
-    def __init__(self, world):
-        self.world = world
 
     def all(self):
         return [callback for link in self.world.links for callback in (link.reader, link.writer) if callback]
@@ -94,20 +92,7 @@ class Callbacks:
         for callback in self.all():
             callback.remove()
 
-    def has_closed(self):
-        return True
-
-    def abort(self):
-        """A loop may be closed with readers on it."""
-
-    def has_aborted(self):
-        return True
-
-    def rest(self):
-        pass
-
-    def clean_up(self):
-        pass
+    # At an abrupt end they stay: a loop may be closed with readers on it.
 
 
 @step(weight=2, number=NUMBER, kind=st.sampled_from([Reader, Writer]), size=SMALL, calls=st.sampled_from([1, 2, 5, 99]))

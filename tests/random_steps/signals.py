@@ -7,6 +7,7 @@ import threading
 
 from hypothesis import strategies as st
 
+from random_steps.parts import Part
 from random_steps.steps import step
 
 NUMBERS = [signal.SIGUSR1, signal.SIGUSR2]
@@ -26,11 +27,11 @@ def send_from_a_thread(number):
 SENDERS = {"kill": send_by_kill, "raise": signal.raise_signal, "thread": send_from_a_thread}
 
 
-class Signals:
+class Signals(Part):
     """The signals of the first loop: those that have a handler, and those whose call is still to come."""
 
     def __init__(self, world):
-        self.world = world
+        super().__init__(world)
         self.handled = set()
         self.due = set()
         self.sent = collections.Counter()
@@ -57,9 +58,6 @@ class Signals:
 
     # -- the end --
 
-    def let_go(self):
-        pass
-
     def delivered(self):
         return not self.due
 
@@ -67,21 +65,10 @@ class Signals:
         for number in list(self.handled):
             self.remove(number)
 
-    def has_closed(self):
-        return True
-
-    def abort(self):
-        """A loop that closes takes its handlers away."""
-
-    def has_aborted(self):
-        return True
-
     def rest(self):
+        """A loop that closes takes its handlers away."""
         for number in self.handled:
             assert signal.getsignal(number) == signal.SIG_DFL
-
-    def clean_up(self):
-        pass
 
 
 @step(number=SIGNAL)

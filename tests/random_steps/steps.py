@@ -30,12 +30,3 @@ def step(*, weight=1, turns=TURNS, **strategies):
         return function
 
     return register
-
-
-def choose(things, number, suits):
-    """The first that suits, from the number on."""
-    for index in range(len(things)):
-        thing = things[(number + index) % len(things)]
-        if suits(thing):
-            return thing
-    return None

@@ -5,10 +5,11 @@ import asyncio
 from hypothesis import strategies as st
 
 from random_steps.operations import BROKEN, Operation
+from random_steps.parts import FlowControlled
 from random_steps.steps import CANCEL, LIMIT, NUMBER, SIZE, step
 
 
-class Peer(asyncio.Protocol):
+class Peer(FlowControlled, asyncio.Protocol):
     """The protocol of a transport on `link.ours`: what it is told must fit the model."""
 
     def __init__(self, world, link):
@@ -16,7 +17,6 @@ class Peer(asyncio.Protocol):
         self.step = world.step
         self.made = self.lost = False
         self.leaving = False
-        self.writable = True
 
     def connection_made(self, transport):
         self.made = True
@@ -34,18 +34,16 @@ class Peer(asyncio.Protocol):
         return True
 
     def pause_writing(self):
+        super().pause_writing()
         with self.world.watched():
             transport = self.link.transport
-            assert self.writable
             assert transport.get_write_buffer_size() > transport.get_write_buffer_limits()[1]
-        self.writable = False
 
     def resume_writing(self):
+        super().resume_writing()
         with self.world.watched():
             transport = self.link.transport
-            assert not self.writable
             assert transport.get_write_buffer_size() <= transport.get_write_buffer_limits()[0]
-        self.writable = True
 
     def connection_lost(self, exc):
         link = self.link
