@@ -98,6 +98,14 @@ async def until(condition):
 # -- protocols --
 
 
+async def closed(*endpoints):
+    """Close them, each a transport and its protocol, and see every connection end without an error."""
+    for transport, _ in endpoints:
+        transport.close()
+    for _, protocol in endpoints:
+        assert await protocol.lost is None
+
+
 class Recorder(asyncio.Protocol):
     """Remembers what it was told; `lost` is the future of connection_lost's argument.
 

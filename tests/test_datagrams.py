@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from support import needs_ipv6, some_bytes, turns, until
+from support import closed, needs_ipv6, some_bytes, turns, until
 
 
 class Recorder(asyncio.DatagramProtocol):
@@ -69,13 +69,6 @@ def narrow(stack, tmp_path):
     ours, theirs = sockets
     ours.connect(theirs.getsockname())
     return ours, theirs
-
-
-async def closed(*endpoints):
-    for transport, _ in endpoints:
-        transport.close()
-    for _, protocol in endpoints:
-        assert await protocol.lost is None
 
 
 def address_of(transport):

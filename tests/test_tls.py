@@ -9,7 +9,19 @@ import ssl
 
 import pytest
 
-from support import CERTIFICATE, Echo, Recorder, certificate_contexts, close, read_all, reset, some_bytes, turns, until
+from support import (
+    CERTIFICATE,
+    Echo,
+    Recorder,
+    certificate_contexts,
+    close,
+    closed,
+    read_all,
+    reset,
+    some_bytes,
+    turns,
+    until,
+)
 
 LOCALHOST = {"server_hostname": "localhost"}
 
@@ -38,13 +50,6 @@ def connected(loop, pair):
 async def both(connected, *arguments, **options):
     connecting, accepting = await connected(*arguments, **options)
     return connecting.result(), accepting.result()
-
-
-async def end(*endpoints):
-    for transport, _ in endpoints:
-        transport.close()
-    for _, protocol in endpoints:
-        assert await protocol.lost is None
 
 
 def tls_of(transport):
@@ -92,7 +97,7 @@ async def test_server_and_client(loop, tls, tmp_path, unix, way, stack):
     assert transport.get_extra_info("cipher") and transport.get_extra_info("compression") is None
     assert transport.get_extra_info("sslcontext") is tls[1]
     assert transport.get_extra_info("peername") == address
-    await end((transport, protocol))
+    await closed((transport, protocol))
     await close(server)
 
 
@@ -139,7 +144,7 @@ async def test_pause_reading(connected, tls):
     assert len(received.data) == 0 and not server.is_reading()
     server.resume_reading()
     assert await received.received(len(data)) == data
-    await end((client, sent), (server, received))
+    await closed((client, sent), (server, received))
 
 
 # -- what the handshake agrees on --
@@ -158,7 +163,7 @@ async def test_sni_callback(connected, contexts):
     client, server = await both(connected, contexts)
     assert names == ["localhost"]
     assert tls_of(server[0]).context is other
-    await end(client, server)
+    await closed(client, server)
 
 
 async def test_sni_callback_that_refuses(connected, contexts):
@@ -176,7 +181,7 @@ async def test_alpn(connected, contexts, offered, chosen):
     contexts[1].set_alpn_protocols(offered)
     client, server = await both(connected, contexts)
     assert [tls_of(transport).selected_alpn_protocol() for transport, _ in (client, server)] == [chosen] * 2
-    await end(client, server)
+    await closed(client, server)
 
 
 async def test_client_certificate(connected, contexts):
@@ -186,7 +191,7 @@ async def test_client_certificate(connected, contexts):
     client, server = await both(connected, contexts)
     for transport, _ in (client, server):
         assert transport.get_extra_info("peercert")["subject"] == ((("commonName", "localhost"),),)
-    await end(client, server)
+    await closed(client, server)
 
 
 async def test_client_certificate_is_missing(connected, contexts):
@@ -207,7 +212,7 @@ async def test_versions(connected, contexts, version):
     assert tls_of(client[0]).version() == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
     client[0].write(b"x")
     assert await server[1].received(1) == b"x"
-    await end(client, server)
+    await closed(client, server)
 
 
 async def test_no_version_in_common(connected, contexts):
@@ -258,7 +263,7 @@ async def test_start_tls_with_the_client_hello_there_already(loop, pair, tls, wa
     assert await there.received(6) == b"secret"
     secure_there.write(b"answer")
     assert await protocol.received(6) == b"answer"
-    await end((secure, protocol), (secure_there, there))
+    await closed((secure, protocol), (secure_there, there))
     assert plain.data == b"" and upgrading.data == b"STARTTLS\n"
 
 
@@ -284,7 +289,7 @@ async def test_start_tls_behind_what_is_still_to_be_written(loop, pair, tls, err
     server_protocol.calls.append("connection_made")
     secure.write(b"secret")
     assert await server_protocol.received(6) == b"secret"
-    await end((secure, client_protocol), (secure_there, server_protocol))
+    await closed((secure, client_protocol), (secure_there, server_protocol))
     # The pause was told to the protocol before: sslproto hears of its end alone, and asserts.
     assert {context["message"] for context in errors} <= {"protocol.resume_writing() failed"}
     errors.clear()

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from support import Echo, Recorder, close, some_bytes, turns, until
+from support import Echo, Recorder, close, closed, some_bytes, turns, until
 
 CLEANS_UP = "cleanup_socket" in inspect.signature(asyncio.SelectorEventLoop.create_unix_server).parameters
 
@@ -292,12 +292,6 @@ class Datagrams(asyncio.DatagramProtocol):
         self.lost.set_result(exc)
 
 
-async def end(*endpoints):
-    for transport, protocol in endpoints:
-        transport.close()
-        assert await protocol.lost is None
-
-
 @pytest.mark.parametrize("kind", ["path", "abstract"])
 async def test_datagrams(loop, tmp_path, kind):
     prefix = "\0" if kind == "abstract" else ""
@@ -315,7 +309,7 @@ async def test_datagrams(loop, tmp_path, kind):
     a[0].sendto(b"to b", names[1])
     await until(lambda: b[1].received)
     assert b[1].received == [(b"to b", told_names[0])]
-    await end(a, b)
+    await closed(a, b)
 
 
 async def test_datagram_of_nobody(loop, tmp_path):
@@ -329,18 +323,18 @@ async def test_datagram_of_nobody(loop, tmp_path):
     b[0].sendto(b"x", str(tmp_path / "nobody"))
     await until(lambda: b[1].errors)
     assert type(b[1].errors.pop()) is FileNotFoundError
-    await end(a)
+    await closed(a)
     b[0].sendto(b"x", path)
     await until(lambda: b[1].errors)
     assert type(b[1].errors[0]) is ConnectionRefusedError
-    await end(b)
+    await closed(b)
 
 
 async def test_datagram_path_that_is_taken(loop, tmp_path):
     """A stale socket makes room, a living one's file goes the same way, other files stay."""
     path = str(tmp_path / "socket")
     for _ in range(2):
-        await end(await loop.create_datagram_endpoint(Datagrams, local_addr=path, family=socket.AF_UNIX))
+        await closed(await loop.create_datagram_endpoint(Datagrams, local_addr=path, family=socket.AF_UNIX))
         assert os.path.exists(path)
     (tmp_path / "file").touch()
     with pytest.raises(OSError):

@@ -417,6 +417,19 @@ struct Sockets {
   int fds[2] = {-1, -1};
 };
 
+// A plain ring over real files, and a pair of them.
+struct Real {
+  Real() : calls(kernel.table()), ring(calls) {
+    Features features;
+    REQUIRE(probe_features(calls, &features, Rung::kPlain) == 0);
+    REQUIRE(ring.init(features, 4, 8, 0) == 0);
+  }
+  SimulatedKernel kernel{1, Backing::kReal};
+  const Kernel calls;
+  Ring ring;
+  Sockets sockets;
+};
+
 TEST_CASE("Backing::kReal: descriptors that the program sees are those it would see without") {
   SimulatedKernel kernel(1, Backing::kReal);
   const Kernel calls = kernel.table();
@@ -444,49 +457,37 @@ TEST_CASE("Backing::kReal: descriptors that the program sees are those it would 
 }
 
 TEST_CASE("Backing::kReal: a thread that sleeps lets others in, and wakes by what they do") {
-  SimulatedKernel kernel(1, Backing::kReal);
-  const Kernel calls = kernel.table();
-  Features features;
-  REQUIRE(probe_features(calls, &features, Rung::kPlain) == 0);
-  Ring ring(calls);
-  REQUIRE(ring.init(features, 4, 8, 0) == 0);
-  Sockets sockets;
+  Real real;
   for (std::uint64_t round = 0; round < 20; ++round) {
-    io_uring_sqe* sqe = ring.get_sqe();
-    io_uring_prep_poll_add(sqe, sockets.fds[0], POLLIN);
+    io_uring_sqe* sqe = real.ring.get_sqe();
+    io_uring_prep_poll_add(sqe, real.sockets.fds[0], POLLIN);
     sqe->user_data = round;
     std::thread other([&] {
-      for (int count = 0; count < 50; ++count) calls.fork_count(calls.self);
-      calls.send(calls.self, sockets.fds[1], "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-      for (int count = 0; count < 50; ++count) calls.fork_count(calls.self);
+      for (int count = 0; count < 50; ++count) real.calls.fork_count(real.calls.self);
+      real.calls.send(real.calls.self, real.sockets.fds[1], "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+      for (int count = 0; count < 50; ++count) real.calls.fork_count(real.calls.self);
     });
-    CHECK(ring.enter(true, -1) == 1);
+    CHECK(real.ring.enter(true, -1) == 1);
     other.join();
     io_uring_cqe cqe;
-    REQUIRE(ring.pop(&cqe));
+    REQUIRE(real.ring.pop(&cqe));
     CHECK(cqe.user_data == round);
     char byte;
-    CHECK(calls.read(calls.self, sockets.fds[0], &byte, 1) == 1);
+    CHECK(real.calls.read(real.calls.self, real.sockets.fds[0], &byte, 1) == 1);
   }
 }
 
 TEST_CASE("Backing::kReal: what a thread left behind when it ended, ends with the orphans' result") {
-  SimulatedKernel kernel(1, Backing::kReal);
-  const Kernel calls = kernel.table();
-  Features features;
-  REQUIRE(probe_features(calls, &features, Rung::kPlain) == 0);
-  Ring ring(calls);
-  REQUIRE(ring.init(features, 4, 8, 0) == 0);
-  Sockets sockets;
+  Real real;
   std::thread([&] {
-    io_uring_prep_poll_add(ring.get_sqe(), sockets.fds[0], POLLIN);
-    CHECK(ring.enter(false, 0) == 1);
+    io_uring_prep_poll_add(real.ring.get_sqe(), real.sockets.fds[0], POLLIN);
+    CHECK(real.ring.enter(false, 0) == 1);
   }).join();
-  sockets.close(1);
-  CHECK(ring.enter(true, -1) == 0);
+  real.sockets.close(1);
+  CHECK(real.ring.enter(true, -1) == 0);
   io_uring_cqe cqe;
-  REQUIRE(ring.pop(&cqe));
-  CHECK(cqe.res == kernel.orphan_result);
+  REQUIRE(real.ring.pop(&cqe));
+  CHECK(cqe.res == real.kernel.orphan_result);
 }
 
 }  // namespace
