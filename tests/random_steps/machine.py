@@ -70,10 +70,9 @@ def compare(oracle, other, counts):
 class Machine(RuleBasedStateMachine):
     """kinds: what each sequence is run on, the oracle first; counts: one for each."""
 
-    kinds = counts = ()
-
-    def __init__(self):
+    def __init__(self, kinds, counts):
         super().__init__()
+        self.kinds, self.counts = kinds, counts
         self.program = []
 
     @initialize(seed=st.integers(0, (1 << 32) - 1), abrupt=st.booleans(),
