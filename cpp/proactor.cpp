@@ -567,6 +567,10 @@ int Proactor::reap() noexcept {
       ++count;
     }
   }
+  // The kernel puts work on its list first and raises TASKRUN then: if the list was run in between,
+  // the flag stays up until the next work comes, and a thread that waited for it to fall would spin.
+  // To sleep under it is safe: work that has come after all is run before the sleep.
+  flag_is_stale_ = count == 0 && ring_.completions_deferred();
   return static_cast<int>(count);
 }
 

@@ -115,7 +115,7 @@ class Proactor {
   // The same before prepare(), whatever waits to be submitted.
   bool quiet() const noexcept {
     return completed_.empty() && !woken_ && !ring_.completions_visible() &&
-           !ring_.completions_deferred();
+           (flag_is_stale_ || !ring_.completions_deferred());
   }
   // True when an enter is needed even without sleeping.
   bool must_enter() const noexcept;
@@ -199,6 +199,8 @@ class Proactor {
   int wake_fd_ = -1;
   bool wake_armed_ = false;
   bool woken_ = false;
+  // The kernel says that there is deferred work, and the last turn's enter found none.
+  bool flag_is_stale_ = false;
 };
 
 }  // namespace uring

@@ -40,6 +40,7 @@ HARMLESS = {
     "overflow": 200,
     "more": 100,
     "stray": 200,
+    "stale_flag": 300,
 }
 # These are errors of the operation, or of making or moving the loop.
 VISIBLE = {"no_buffers": 100, "failed_set_up": 300}

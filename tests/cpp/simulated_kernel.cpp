@@ -844,7 +844,9 @@ void SimulatedKernel::run_task_work(Ring& ring, bool hold_back) {
     ring.waiting.erase(request);
   }
   flush(ring);
-  if (ring.flags & IORING_SETUP_TASKRUN_FLAG) ring.set_flag(IORING_SQ_TASKRUN, false);
+  // The kernel adds to its list first and sets the flag then: the list may be done with by then.
+  if (ring.flags & IORING_SETUP_TASKRUN_FLAG)
+    ring.set_flag(IORING_SQ_TASKRUN, strikes(&Chances::stale_flag));
 }
 
 void SimulatedKernel::complete(Ring& ring, const Request& request, int result) {

@@ -79,6 +79,7 @@ struct Chances {
   unsigned overflow = 0;        // a completion is kept back as if the CQ were full
   unsigned more = 0;            // a request says something with F_MORE, and is not over
   unsigned stray = 0;           // one of `ended_keys` completes once more
+  unsigned stale_flag = 0;      // TASKRUN is set when all task work has been done
   // What a program gets to see:
   unsigned no_buffers = 0;      // a send or write ends with -ENOBUFS
   unsigned failed_set_up = 0;   // a ring can't be had: -ENOMEM or -EMFILE at any step
@@ -95,6 +96,7 @@ constexpr FaultName kFaults[] = {
     {"failed_enter", &Chances::failed_enter},     {"short_submit", &Chances::short_submit},
     {"interrupted", &Chances::interrupted},       {"overflow", &Chances::overflow},
     {"more", &Chances::more},                     {"stray", &Chances::stray},
+    {"stale_flag", &Chances::stale_flag},
     {"no_buffers", &Chances::no_buffers},         {"failed_set_up", &Chances::failed_set_up},
 };
 

@@ -976,6 +976,26 @@ TEST_CASE("turn: with nothing to do it does not enter") {
   CHECK(simulation.collector.until_all({poll}, 2));
 }
 
+TEST_CASE("turn: a flag that outlives its task work keeps nobody from sleeping") {
+  for (Rung rung : {Rung::kDeferTaskrun, Rung::kCoopTaskrun}) {
+    Simulation simulation(rung);
+    auto [ours, theirs] = simulation.kernel.stream_pair();
+    simulation.kernel.chances.stale_flag = 1000;
+    const std::int64_t poll = simulation.proactor.start_poll(Kind::kReceive, ours, POLLIN);
+    simulation.turn();
+    simulation.kernel.put(theirs, "x");
+    CHECK(simulation.collector.until_all({poll}, 3));
+    const std::int64_t before = simulation.proactor.now();
+    for (int turns = 0; turns < 3; ++turns) CHECK(simulation.turn(5 * kMillisecond) == 0);
+    CHECK(simulation.proactor.now() >= before + 5 * kMillisecond);
+    // What comes then is seen at once.
+    const std::int64_t next = simulation.proactor.start_poll(Kind::kReceive, ours, POLLIN);
+    simulation.turn();
+    simulation.kernel.put(theirs, "x");
+    CHECK(simulation.collector.until_all({next}, 3));
+  }
+}
+
 TEST_CASE("turn: it does not sleep over a completion that nobody has taken") {
   Simulation simulation;
   auto [ours, theirs] = simulation.kernel.stream_pair();

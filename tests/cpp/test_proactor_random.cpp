@@ -110,6 +110,7 @@ class Program {
     chances.short_submit = sometimes(300);
     chances.more = sometimes(100);
     chances.stray = sometimes(200);
+    chances.stale_flag = sometimes(300);
     chances.overflow = sometimes(300);
     chances.interrupted = sometimes(200);
     chances.no_buffers = sometimes(30);

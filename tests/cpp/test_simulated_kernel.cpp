@@ -281,6 +281,20 @@ TEST_CASE("short_submit: some of the SQEs, at least one") {
   CHECK(machine.pop().size() == static_cast<std::size_t>(submitted));
 }
 
+TEST_CASE("stale_flag: there seems to be task work where there is none") {
+  for (bool stale : {false, true}) {
+    Faulty machine(stale ? &Chances::stale_flag : nullptr);
+    auto [ours, theirs] = machine.kernel.stream_pair();
+    machine.poll(ours, POLLIN, 1);
+    CHECK(machine.ring.enter(false, 0) == 1);
+    machine.kernel.put(theirs, "x");
+    CHECK(machine.ring.completions_deferred());
+    CHECK(machine.one().user_data == 1);
+    CHECK(machine.ring.completions_deferred() == stale);
+    CHECK_FALSE(machine.ring.completions_visible());
+  }
+}
+
 TEST_CASE("interrupted: a call by itself says EINTR or EAGAIN and does nothing") {
   Faulty machine(&Chances::interrupted);
   const Kernel& calls = machine.calls;
