@@ -69,6 +69,8 @@ def test_random_steps(rung, capsys):
             print(f"\nURINGLOOP_SEED={SEED}")
             for kind, counts in zip(kinds, all_counts, strict=True):
                 print(f"{kind.name}: {counts}")
-    for kind, counts in zip(kinds, all_counts, strict=True):
-        assert kind.oracle or EXAMPLES < 50 or counts.with_cancel >= EXAMPLES // 10
-        assert EXAMPLES < 500 or counts.steps >= 25 * counts.examples
+    # Hypothesis varies what it has just tried, and leaves steps out for whole runs: few examples are no sample.
+    if EXAMPLES >= 500:
+        for kind, counts in zip(kinds, all_counts, strict=True):
+            assert kind.oracle or counts.with_cancel >= EXAMPLES // 10
+            assert counts.steps >= 25 * counts.examples
