@@ -1,5 +1,6 @@
 """The examples run as a reader runs them: in a process of their own, by their documented command."""
 
+import asyncio
 import collections
 import contextlib
 import importlib.util
@@ -20,7 +21,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 
-needs_policies = pytest.mark.skipif(sys.version_info >= (3, 16), reason="asyncio has no policies any more")
+needs_policies = pytest.mark.skipif(
+    not hasattr(asyncio, "set_event_loop_policy"), reason="asyncio has no policies any more")
 WAYS = [
     pytest.param([], id="default"),
     pytest.param(["runner"], id="runner"),

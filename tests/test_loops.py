@@ -817,7 +817,7 @@ def test_run(loop_factory):
 
 @pytest.mark.uringloop_only
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.skipif(sys.version_info >= (3, 16), reason="asyncio has no policies any more")
+@pytest.mark.skipif(not hasattr(asyncio, "set_event_loop_policy"), reason="asyncio has no policies any more")
 def test_policy(loop_factory):
     async def main():
         return type(asyncio.get_running_loop())
@@ -829,6 +829,15 @@ def test_policy(loop_factory):
         asyncio.set_event_loop_policy(None)
 
 
+def test_policy_on_a_python_without_policies(monkeypatch):
+    monkeypatch.delattr(asyncio.unix_events, "_UnixDefaultEventLoopPolicy", raising=False)
+    # An earlier use is remembered.
+    monkeypatch.delitem(vars(uringloop.uring_events), "IouringProactorEventLoopPolicy", raising=False)
+    assert not hasattr(uringloop, "IouringProactorEventLoopPolicy")
+    with pytest.raises(AttributeError, match="no event loop policies: use uringloop.run"):
+        uringloop.IouringProactorEventLoopPolicy
+
+
 def test_import_touches_nothing():
     """Neither a ring nor a policy; -W error says so from Python 3.14 on."""
     code = """if True:
@@ -837,7 +846,7 @@ def test_import_touches_nothing():
         import uringloop
         assert os.listdir("/proc/self/fd") == before
         assert "io_uring" not in pathlib.Path("/proc/self/maps").read_text()
-        assert asyncio.events._event_loop_policy is None
+        assert getattr(asyncio.events, "_event_loop_policy", None) is None
         # Libraries look for this name and take its owner for Windows.
         assert not hasattr(asyncio, "ProactorEventLoop") and not hasattr(uringloop, "ProactorEventLoop")
     """
