@@ -155,7 +155,7 @@ async def test_a_task_of_the_connections_context_may_write_and_close(loop, pair)
 # -- servers --
 
 
-@pytest.mark.skipif(not STDLIB_HAS_THEM, reason="from Python 3.15 on")
+@pytest.mark.skipif(not STDLIB_HAS_THEM, reason="this Python's servers hand no context on")
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 async def test_connections_start_from_their_servers_context(loop, tls, secure):
     protocols = []

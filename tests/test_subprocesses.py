@@ -390,8 +390,6 @@ async def test_no_thread_waits_for_a_child(loop, monkeypatch):
 
 @pytest.fixture
 def set_watcher(loop):
-    if not WATCHERS:
-        pytest.skip("this Python has no child watchers to set")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         before = asyncio.get_child_watcher()
@@ -410,6 +408,7 @@ def set_watcher(loop):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
+@pytest.mark.skipif(not WATCHERS, reason="this Python has no child watchers to set")
 @pytest.mark.parametrize("name", WATCHERS)
 def test_each_watcher(loop, set_watcher, name):
     async def one(number):
