@@ -59,6 +59,9 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D21: The callback that a future is given first needs no Handle when its operation completes: it has
 #     been made ready when it was added. The order of callbacks and their contexts are the stdlib's;
 #     in debug mode they are Handles.
+# D22: The functions that finish an operation are not inner ones, but stand before the class and are
+#     bound by partial(): an inner function of Cython's never gives back its reference to its type,
+#     so that each operation would leave one behind in sys.gettotalrefcount().
 import math
 import select
 import socket
@@ -66,6 +69,7 @@ import time
 import weakref
 from asyncio import base_events, futures
 from asyncio.log import logger
+from functools import partial
 
 cimport cython
 from cpython.object cimport PyObject
@@ -508,6 +512,61 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             proactor._wake()
 
 
+# ours: for the datagrams of D7
+def finish_sendto(conn, buf, flags, addr, trans, key, ov):
+    ov.getresult()
+    return conn.sendto(buf, flags, addr)
+
+
+# ours: inner function of IocpProactor.accept
+def finish_accept(listener, trans, key, ov):
+    ov.getresult()
+    conn, address = listener.accept()
+    conn.setblocking(False)
+    return conn, address
+
+
+# ours: inner function of IocpProactor.connect
+def finish_connect(conn, address, trans, key, ov):
+    ov.getresult()
+    error = conn.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error != 0:
+        raise OSError(error, f'Connect call failed {address}')
+    return conn
+
+
+# ours: inner function of IocpProactor._wait_cancel
+def finish_wait_cancel(trans, key, ov):
+    return True
+
+
+# ours: inner function of IocpProactor._wait_for_handle
+def finish_wait_for_handle(f, trans, key, ov):
+    ov.getresult()
+    # Also what a timeout comes to: the state of the handle decides.
+    return f._poll()
+
+
+# ours: what the timeout of RegisterWaitForSingleObject does
+def timed_out(f):
+    if not f.done():
+        try:
+            ready = f._poll()
+        except Exception as exc:
+            # The handle was closed meanwhile.
+            f.set_exception(exc)
+        else:
+            f.set_result(ready)
+
+
+# ours: for _poll_repeatedly
+def finish_poll(on_ready, trans, key, ov):
+    ov.getresult()
+    if on_ready():
+        # Not done: queued again, and submitted after this tick's callbacks.
+        raise BlockingIOError
+
+
 # stdlib: IocpProactor
 cdef class IouringProactor:
     """Proactor on io_uring.
@@ -652,11 +711,9 @@ cdef class IouringProactor:
         except (BlockingIOError, InterruptedError):
             ov.prep_poll(fd, select.POLLOUT)
 
-        def finish_sendto(trans, key, ov):
-            ov.getresult()
-            return conn.sendto(buf, flags, addr)
-
-        return self._future_of(ov, conn, finish_sendto if ov.pending else _finish_socket_func)
+        # differs[D22]
+        return self._future_of(ov, conn, partial(finish_sendto, conn, buf, flags, addr)
+                               if ov.pending else _finish_socket_func)
 
     # stdlib: IocpProactor.send
     def send(self, conn, buf, flags=0):
@@ -677,13 +734,8 @@ cdef class IouringProactor:
         # differs[D5]
         ov.prep_accept(fd)
 
-        def finish_accept(trans, key, ov):
-            ov.getresult()
-            conn, address = listener.accept()
-            conn.setblocking(False)
-            return conn, address
-
-        return self._future_of(ov, listener, finish_accept)
+        # differs[D22]
+        return self._future_of(ov, listener, partial(finish_accept, listener))
 
     # stdlib: IocpProactor.connect
     def connect(self, conn, address):
@@ -697,14 +749,8 @@ cdef class IouringProactor:
         else:
             return self._result(None if conn.type == socket.SOCK_DGRAM else conn)
 
-        def finish_connect(trans, key, ov):
-            ov.getresult()
-            error = conn.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error != 0:
-                raise OSError(error, f'Connect call failed {address}')
-            return conn
-
-        return self._future_of(ov, conn, finish_connect)
+        # differs[D22]
+        return self._future_of(ov, conn, partial(finish_connect, conn, address))
 
     # stdlib: IocpProactor.sendfile
     def sendfile(self, sock, file, offset, count):
@@ -736,10 +782,7 @@ cdef class IouringProactor:
         # The end may come in close(), when the loop runs no callbacks.
         f._done_callback = done_callback
         event.cancel()
-
-        def finish_wait_cancel(trans, key, ov):
-            return True
-
+        # differs[D22]
         (<Overlapped> event).own(f, event.obj, finish_wait_cancel)
         return f
 
@@ -756,27 +799,13 @@ cdef class IouringProactor:
         if f._source_traceback:
             del f._source_traceback[-1]
 
-        def finish_wait_for_handle(trans, key, ov):
-            ov.getresult()
-            # Also what a timeout comes to: the state of the handle decides.
-            return f._poll()
-
-        def timed_out():
-            if not f.done():
-                try:
-                    ready = f._poll()
-                except Exception as exc:
-                    # The handle was closed meanwhile.
-                    f.set_exception(exc)
-                else:
-                    f.set_result(ready)
-
         if timeout is not None:
             # differs[D10]: before the start, and refusing what is no time as the stdlib does.
             math.ceil(timeout)
-            f._wait_handle = self._loop.call_later(timeout, timed_out)
+            f._wait_handle = self._loop.call_later(timeout, timed_out, f)
         ov.prep_poll(fd, select.POLLIN)
-        ov.own(f, handle, finish_wait_for_handle)
+        # differs[D22]
+        ov.own(f, handle, partial(finish_wait_for_handle, f))
         return f
 
     # stdlib: IocpProactor._register_with_iocp
@@ -1009,14 +1038,7 @@ cdef class IouringProactor:
         self._ring._touch(fd)
         ov = Overlapped(self._ring)
         ov.prep_poll(fd, events)
-
-        def finish_poll(trans, key, ov):
-            ov.getresult()
-            if on_ready():
-                # Not done: queued again, and submitted after this tick's callbacks.
-                raise BlockingIOError
-
-        return self._future_of(ov, None, finish_poll)
+        return self._future_of(ov, None, partial(finish_poll, on_ready))
 
 
 cdef object _finish_socket_func = IouringProactor.finish_socket_func
