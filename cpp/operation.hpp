@@ -50,6 +50,7 @@ enum Flag : std::uint8_t {
   kPolling = 1 << 2,       // of a sending kind: in flight is a POLL_ADD, not the send itself
   kWatched = 1 << 3,       // its descriptor belongs to the user, who may close it at any time
   kAbandoned = 1 << 4,     // its ring closed before the final CQE: the kernel may hold the buffer
+  kMayWait = 1 << 5,       // of a write: its file can't be asked not to wait for room
 };
 
 // What a sendto needs at addresses that stay put until the final CQE.

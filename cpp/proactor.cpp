@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/uio.h>
 
 #include <cassert>
 #include <new>
@@ -22,6 +23,9 @@ constexpr std::uint64_t kLongestSend = 1 << 30;
 constexpr std::uint64_t kLongestTransfer = 0x7ffff000;
 // A kernel that ends an operation this often without a reason and without progress is broken.
 constexpr std::uint16_t kRetryLimit = 100;
+// A write without RWF_NOWAIT is made after finding no room so often where poll(2) says that there is.
+// Two writers of a pipe come to that by chance, a file that is always ready by its nature.
+constexpr std::uint16_t kNowaitTries = 8;
 // How long a new ring waits for the locked memory of closed ones.
 constexpr std::int64_t kMemoryPatience = 1000000000;
 // Enters that settle() spends on one descriptor: one cancels, one sees it end, the rest is reserve.
@@ -335,6 +339,14 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   const bool interrupted = result == -EINTR || result == -ECANCELED ||
                            (result == -EFAULT && operation->run != run_);
   const bool blocked = sending && !polled && (result == -EAGAIN || result == 0);
+  if (operation->kind == Kind::kWrite && !(operation->flags & kMayWait) &&
+      (result == -EOPNOTSUPP ||
+       (blocked && result != 0 && ++operation->retries > kNowaitTries))) {
+    operation->flags |= kMayWait;
+    operation->retries = 0;
+    queue_again(operation);
+    return;
+  }
   if (interrupted || blocked) {
     // -EAGAIN is a reason, however often it comes: a Unix datagram socket that is not connected
     // polls as writable whatever room its peer has.
@@ -431,6 +443,8 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
   // peer's queue is full has eaten the message by the time it says -EAGAIN, and what the kernel
   // then sends is an empty one.  A stream: the wait may end in a worker thread, where a cancel
   // does not reach it.  (Both seen on 6.18.)  A POLL_ADD of ours can always be cancelled.
+  // A write is the same, where its file knows RWF_NOWAIT: a pipe(2) since Linux 6.4.  A FIFO and a
+  // terminal do not, regular files and eventfds say -EAGAIN to it for ever: those are left to wait.
   const std::uint32_t message_flags = operation->message_flags | MSG_DONTWAIT;
   if (operation->flags & kPolling) {
     io_uring_prep_poll_add(sqe, operation->fd, POLLOUT);
@@ -448,6 +462,7 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
         // Offset -1: at the file position, or, of a pipe, where there is none.
         io_uring_prep_write(sqe, operation->fd, rest, static_cast<unsigned>(left),
                             static_cast<std::uint64_t>(-1));
+        if (!(operation->flags & kMayWait)) sqe->rw_flags = RWF_NOWAIT;
         break;
       default:
         io_uring_prep_poll_add(sqe, operation->fd, operation->poll_mask);

@@ -453,3 +453,52 @@ async def test_full_socket(loop, ends):
     assert got.endswith(b"the rest")
     transport.close()
     await protocol.lost
+
+
+# -- the proactor's own writes --
+
+
+@pytest.mark.uringloop_only
+@pytest.mark.parametrize("kind", ["pipe", "fifo"])
+@pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "nonblocking"])
+async def test_write_that_waits_for_room_is_cancelled(loop, ends, kind, blocking):
+    """A cancel ends it, however the file is set: not a byte goes out afterwards, and none twice."""
+    reading, writing = ends(kind)
+    os.set_blocking(reading.fileno(), False)
+    os.set_blocking(writing.fileno(), False)
+    filled = 0
+    for size in (65536, 1):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filled += put(writing, bytes(size))
+    os.set_blocking(writing.fileno(), blocking)
+    data = some_bytes(500_000)
+    buffer = bytearray(data)
+    first = loop._proactor.send(writing, buffer)
+    await turns(5)
+    assert not first.done()
+    with pytest.raises(BufferError):
+        buffer.append(0)
+    first.cancel()
+    # Nobody reads: it is the cancel that ends it.
+    await until(lambda: len(loop._proactor._cache) == 1)
+    buffer[:] = bytes(len(buffer))
+    buffer.append(0)
+    second = loop._proactor.send(writing, data)
+    got = bytearray()
+    while len(got) < filled + len(data):
+        with contextlib.suppress(BlockingIOError):
+            got += os.read(reading.fileno(), 10_000)
+        await turns(1)
+    assert await second == len(data)
+    assert got == bytes(filled) + data
+    with pytest.raises(BlockingIOError):
+        os.read(reading.fileno(), 1)
+
+
+@pytest.mark.uringloop_only
+async def test_write_of_the_proactor_to_what_is_always_ready(loop, tmp_path):
+    """Such a file has no use for a poll, and need not be in the loop's way for ever."""
+    with open(tmp_path / "file", "wb", 0) as file:
+        assert await loop._proactor.send(file, b"some text") == 9
+    assert (tmp_path / "file").read_bytes() == b"some text"

@@ -387,15 +387,16 @@ def test_loop_moves_from_thread_to_thread(seed):
             assert bytes(got) == data
 
 
-def test_changed_buffer_is_a_violation():
+def test_changed_buffer_is_a_violation(tmp_path):
     """What the kernel is to send must stay as it is until its last word: the check can fail."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
     proactor, kernel = simulation.simulated_proactor(1, faults=False)
     loop = uringloop.IouringProactorEventLoop(proactor)
 
     async def program():
-        ends = os.pipe()
-        with open(ends[0], "rb", 0) as reader, open(ends[1], "wb", 0) as writer:
-            # A write that waits for room in the kernel: the pipe is not set O_NONBLOCK any more.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as reader, open(path, "wb", 0) as writer:
+            # A write that waits for room in the kernel: a FIFO knows no RWF_NOWAIT, and is not set O_NONBLOCK.
             os.set_blocking(writer.fileno(), False)
             with contextlib.suppress(BlockingIOError):
                 while True:

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,6 +34,10 @@ std::string joined(const msghdr& message) {
 std::int64_t File::read(void*, std::size_t) { return -EBADF; }
 
 std::int64_t File::write(const void*, std::size_t) { return -EBADF; }
+
+std::int64_t File::write_nowait(const void* buffer, std::size_t size) {
+  return write(buffer, size);
+}
 
 std::int64_t File::receive(void* buffer, std::size_t size, int, sockaddr*, socklen_t* length) {
   if (length != nullptr) *length = 0;
@@ -92,6 +97,13 @@ std::int64_t MadeUpFile::write(const void* buffer, std::size_t size) {
   size = std::min(size, out->room());
   out->bytes.append(static_cast<const char*>(buffer), size);
   return static_cast<std::int64_t>(size);
+}
+
+std::int64_t MadeUpFile::write_nowait(const void* buffer, std::size_t size) {
+  if (is_fifo) return -EOPNOTSUPP;
+  // Of those that can't tell beforehand.
+  if (type == Type::kEvent && !has_o_nonblock) return -EAGAIN;
+  return write(buffer, size);
 }
 
 std::int64_t MadeUpFile::read(void* buffer, std::size_t size) {
@@ -191,6 +203,11 @@ std::int64_t RealFile::write(const void* buffer, std::size_t size) {
     size = std::min<std::size_t>(size, PIPE_BUF);
   }
   return or_errno(::write(fd_, buffer, size));
+}
+
+std::int64_t RealFile::write_nowait(const void* buffer, std::size_t size) {
+  const iovec piece{const_cast<void*>(buffer), size};
+  return or_errno(::pwritev2(fd_, &piece, 1, -1, RWF_NOWAIT));
 }
 
 std::int64_t RealFile::receive(void* buffer, std::size_t size, int flags, sockaddr* address,

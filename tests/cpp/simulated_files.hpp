@@ -32,6 +32,8 @@ class File {
 
   virtual std::int64_t read(void* buffer, std::size_t size);
   virtual std::int64_t write(const void* buffer, std::size_t size);
+  // With RWF_NOWAIT, which not every file knows: pwritev2(2).
+  virtual std::int64_t write_nowait(const void* buffer, std::size_t size);
   // recvfrom(2), send(2) and sendmsg(2), of the message's first `size` bytes.
   virtual std::int64_t receive(void* buffer, std::size_t size, int flags, sockaddr* address,
                                socklen_t* length);
@@ -72,10 +74,12 @@ class MadeUpFile : public File {
   bool divisible() const override { return type == Type::kStream || type == Type::kPipe; }
   std::int64_t read(void* buffer, std::size_t size) override;
   std::int64_t write(const void* buffer, std::size_t size) override;
+  std::int64_t write_nowait(const void* buffer, std::size_t size) override;
   std::int64_t send_message(const msghdr& message, std::size_t size, int flags) override;
 
   Type type;
   bool has_o_nonblock = false;
+  bool is_fifo = false;                  // of a pipe: it has a name, and RWF_NOWAIT is refused
   std::shared_ptr<Queue> in, out;
   std::uint64_t counter = 0;             // kEvent
   std::string content;                   // kRegular
@@ -115,6 +119,7 @@ class RealFile : public File {
   bool divisible() const override;
   std::int64_t read(void* buffer, std::size_t size) override;
   std::int64_t write(const void* buffer, std::size_t size) override;
+  std::int64_t write_nowait(const void* buffer, std::size_t size) override;
   std::int64_t receive(void* buffer, std::size_t size, int flags, sockaddr* address,
                        socklen_t* length) override;
   std::int64_t send(const void* buffer, std::size_t size, int flags) override;

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -262,12 +263,13 @@ std::pair<int, int> SimulatedKernel::stream_pair(std::size_t capacity) {
   return {fd, open(two)};
 }
 
-std::pair<int, int> SimulatedKernel::pipe(std::size_t capacity, bool nonblocking) {
+std::pair<int, int> SimulatedKernel::pipe(std::size_t capacity, bool nonblocking, bool fifo) {
   auto reader = std::make_shared<MadeUpFile>(MadeUpFile::Type::kPipe);
   auto writer = std::make_shared<MadeUpFile>(MadeUpFile::Type::kPipe);
   reader->in = writer->out = std::make_shared<Queue>();
   reader->in->capacity = capacity;
   reader->has_o_nonblock = writer->has_o_nonblock = nonblocking;
+  reader->is_fifo = writer->is_fifo = fifo;
   const int fd = open(writer);
   return {fd, open(reader)};
 }
@@ -785,7 +787,8 @@ bool SimulatedKernel::attempt(Request& request, int* result) {
   if (*result != -EAGAIN) return true;
   if (opcode == IORING_OP_SEND || opcode == IORING_OP_SENDMSG)
     return (request.sqe.msg_flags & MSG_DONTWAIT) != 0;
-  return opcode == IORING_OP_WRITE && request.file->nonblocking();
+  return opcode == IORING_OP_WRITE &&
+         ((request.sqe.rw_flags & RWF_NOWAIT) != 0 || request.file->nonblocking());
 }
 
 int SimulatedKernel::perform(Request& request) {
@@ -809,9 +812,12 @@ int SimulatedKernel::perform(Request& request) {
       return static_cast<int>(file.send_message(message, limited(file, joined(message).size()),
                                                 static_cast<int>(sqe.msg_flags)));
     }
-    case IORING_OP_WRITE:
-      return static_cast<int>(
-          file.write(reinterpret_cast<const void*>(sqe.addr), limited(file, sqe.len)));
+    case IORING_OP_WRITE: {
+      const void* bytes = reinterpret_cast<const void*>(sqe.addr);
+      const std::size_t size = limited(file, sqe.len);
+      return static_cast<int>((sqe.rw_flags & RWF_NOWAIT) != 0 ? file.write_nowait(bytes, size)
+                                                               : file.write(bytes, size));
+    }
     default:
       return -EINVAL;
   }

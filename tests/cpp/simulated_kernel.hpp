@@ -8,8 +8,8 @@
 //  - SQEs are consumed in enter() alone; what can be done at once completes there, the rest waits
 //    for readiness and completes in task work: at once on a plain ring, in the next enter() of a
 //    COOP_TASKRUN ring, in an enter() of the owner with GETEVENTS on a DEFER_TASKRUN ring;
-//  - what finds no room waits, but with MSG_DONTWAIT, and on a pipe with O_NONBLOCK of a kernel
-//    before 6.5, it ends with -EAGAIN;
+//  - what finds no room waits, but with MSG_DONTWAIT or RWF_NOWAIT, and on a pipe with O_NONBLOCK of
+//    a kernel before 6.5, it ends with -EAGAIN; RWF_NOWAIT is refused by FIFOs;
 //  - a request in flight holds its file open, whoever closes the descriptor;
 //  - a cancel is a request like any other, and its target's own completion comes after it;
 //  - a request reads its buffer until its final completion: it is looked at once more right before
@@ -145,7 +145,8 @@ class SimulatedKernel {
   // -- Files.  Descriptors are the lowest that are free, as everywhere. --
   std::pair<int, int> stream_pair(std::size_t capacity = 65536);
   // To write to, to read from.  `nonblocking`: a write that finds no room ends with -EAGAIN.
-  std::pair<int, int> pipe(std::size_t capacity, bool nonblocking);
+  // `fifo`: it knows no RWF_NOWAIT.
+  std::pair<int, int> pipe(std::size_t capacity, bool nonblocking, bool fifo = false);
   int datagram_socket(const std::string& address, std::size_t capacity = 65536);
   int regular_file(std::string content);
   // The other side's calls: they suffer no faults.

@@ -213,22 +213,87 @@ TEST_CASE("start_send: a descriptor that is none") {
   }
 }
 
-TEST_CASE("start_write: a full pipe in non-blocking mode is waited for") {
+TEST_CASE("start_write: a full pipe is waited for whatever its mode") {
   for (bool nonblocking : {true, false}) {
-    CAPTURE(nonblocking);
-    Simulation simulation;
-    auto [writer, reader] = simulation.kernel.pipe(16, nonblocking);
-    const std::string bytes = some_bytes(100);
-    std::string received;
-    const std::int64_t key = simulation.proactor.start_write(writer, bytes.data(), bytes.size());
-    CHECK(simulation.collector.until([&] {
-      received += simulation.kernel.take(reader, 5);
-      return simulation.collector.has(key);
-    }));
-    received += simulation.kernel.take(reader);
-    CHECK(received == bytes);
-    CHECK(simulation.collector[key].result == 100);
+    for (bool fifo : {true, false}) {
+      CAPTURE(nonblocking);
+      CAPTURE(fifo);
+      Simulation simulation;
+      auto [writer, reader] = simulation.kernel.pipe(16, nonblocking, fifo);
+      const std::string bytes = some_bytes(100);
+      std::string received;
+      const std::int64_t key = simulation.proactor.start_write(writer, bytes.data(), bytes.size());
+      CHECK(simulation.collector.until([&] {
+        received += simulation.kernel.take(reader, 5);
+        return simulation.collector.has(key);
+      }));
+      received += simulation.kernel.take(reader);
+      CHECK(received == bytes);
+      CHECK(simulation.collector[key].result == 100);
+    }
   }
+}
+
+TEST_CASE("start_write: what waits for room waits by a poll and has not lent its buffer") {
+  for (Rung rung : kRungs) {
+    for (bool nonblocking : {true, false}) {
+      CAPTURE(rung_name(rung));
+      CAPTURE(nonblocking);
+      Simulation simulation(rung);
+      auto [writer, reader] = simulation.kernel.pipe(4, nonblocking);
+      simulation.kernel.put(writer, "----");
+      auto bytes = std::make_unique<std::string>(some_bytes(10));
+      const std::int64_t key = simulation.proactor.start_write(writer, bytes->data(), bytes->size());
+      for (int turns = 0; turns < 5; ++turns) simulation.turn();
+      CHECK((simulation.operation(key)->flags & kPolling) != 0);
+      SUBCASE("cancelled") {
+        // Of a poll the kernel can always let go, and nothing is out behind the cancel's back.
+        simulation.proactor.cancel(static_cast<std::uint64_t>(key));
+        CHECK(simulation.collector.until_all({key}, 3));
+      }
+      SUBCASE("closed") {
+        simulation.proactor.close();
+        simulation.collector.collect();
+      }
+      CHECK(simulation.collector[key].error == -ECANCELED);
+      CHECK(simulation.collector[key].result == 0);
+      CHECK_FALSE(simulation.collector[key].abandoned);
+      bytes.reset();
+      CHECK(simulation.kernel.take(reader) == "----");
+      if (simulation.proactor.is_open()) simulation.turn();
+      CHECK(simulation.kernel.take(reader).empty());
+    }
+  }
+}
+
+TEST_CASE("start_write: a file that is always ready and never writes without a wait") {
+  Simulation simulation;
+  Kernel table = simulation.kernel.table();
+  const int event = table.eventfd(table.self, 0, 0);
+  const std::uint64_t number = 7;
+  const std::int64_t key = simulation.proactor.start_write(event, &number, sizeof(number));
+  CHECK(simulation.collector.until_all({key}, 100));
+  CHECK(simulation.collector[key].error == 0);
+  CHECK(simulation.collector[key].result == sizeof(number));
+  std::uint64_t counted = 0;
+  CHECK(table.read(table.self, event, &counted, sizeof(counted)) == sizeof(counted));
+  CHECK(counted == number);
+}
+
+TEST_CASE("start_write: two writers of a pipe and whoever finds room waits for it again") {
+  Simulation simulation;
+  auto [writer, reader] = simulation.kernel.pipe(4, false);
+  const std::int64_t key = simulation.proactor.start_write(writer, "abcdefgh", 8);
+  std::string received;
+  // Polled, it is told of room; then there is none.
+  for (int times = 0; times < 3; ++times) simulation.kernel.force_result(IORING_OP_WRITE, -EAGAIN);
+  CHECK(simulation.collector.until([&] {
+    if (simulation.collector.has(key)) return true;
+    CHECK((simulation.operation(key)->flags & kMayWait) == 0);
+    received += simulation.kernel.take(reader);
+    return false;
+  }));
+  CHECK(received + simulation.kernel.take(reader) == "abcdefgh");
 }
 
 TEST_CASE("start_write: a pipe whose reader goes away is an error") {
@@ -595,7 +660,7 @@ TEST_CASE("cancel: in flight it stays in the table until its own completion") {
     const std::string bytes = some_bytes(10);
     const std::int64_t send = proactor.start_send(ours, bytes.data(), bytes.size(), 0);
     const std::int64_t poll = proactor.start_poll(Kind::kReceive, ours, POLLIN);
-    auto [writer, reader] = simulation.kernel.pipe(4, false);
+    auto [writer, reader] = simulation.kernel.pipe(4, false, true);
     simulation.kernel.put(writer, "----");
     auto buffer = std::make_unique<std::string>(bytes);
     const std::int64_t write = proactor.start_write(writer, buffer->data(), buffer->size());
@@ -649,10 +714,10 @@ TEST_CASE("cancel: one that comes too late loses no result") {
   simulation.kernel.late_cancels = true;
   const std::string bytes = some_bytes(8);
   SUBCASE("of a write that waits in the kernel") {
-    auto [writer, reader] = simulation.kernel.pipe(10, false);
+    auto [writer, reader] = simulation.kernel.pipe(10, false, true);
     simulation.kernel.put(writer, "0123456789");
     const std::int64_t write = proactor.start_write(writer, bytes.data(), bytes.size());
-    simulation.turn();
+    for (int turns = 0; turns < 2; ++turns) simulation.turn();
     CHECK(simulation.state(write) == State::kInFlight);
     std::size_t room = 0;
     SUBCASE("all was out before") { room = 10; }
@@ -1209,12 +1274,12 @@ TEST_CASE("bind_thread: completions that overflowed are not lost with the ring")
 
 TEST_CASE("bind_thread: a cancelled write that can't be seen to end is given up with its buffer") {
   Simulation simulation;
-  auto [writer, reader] = simulation.kernel.pipe(4, false);
+  auto [writer, reader] = simulation.kernel.pipe(4, false, true);
   Proactor& proactor = simulation.proactor;
   const std::string bytes = some_bytes(10);
   simulation.kernel.put(writer, "----");
   const std::int64_t write = proactor.start_write(writer, bytes.data(), bytes.size());
-  simulation.turn();
+  for (int turns = 0; turns < 2; ++turns) simulation.turn();
   proactor.cancel(static_cast<std::uint64_t>(write));
   simulation.kernel.thread = 2;
   REQUIRE(proactor.bind_thread() == 0);
@@ -1472,7 +1537,7 @@ TEST_CASE("close: what is in flight completes and buffers that the kernel may re
     Simulation simulation(rung);
     Proactor& proactor = simulation.proactor;
     auto [ours, theirs] = simulation.kernel.stream_pair(4);
-    auto [writer, reader] = simulation.kernel.pipe(4, false);
+    auto [writer, reader] = simulation.kernel.pipe(4, false, true);
     const std::string bytes = some_bytes(10);
     simulation.kernel.put(writer, "----");
     const std::int64_t poll = proactor.start_poll(Kind::kReceive, ours, POLLIN);

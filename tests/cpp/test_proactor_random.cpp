@@ -133,7 +133,7 @@ class Program {
     switch (below(4)) {
       case 0:
         line->type = Type::kPipe;
-        ends = kernel_.pipe(capacity, below(2) == 0);
+        ends = kernel_.pipe(capacity, below(2) == 0, below(2) == 0);
         break;
       case 1:
         line->type = Type::kDatagram;

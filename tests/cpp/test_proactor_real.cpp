@@ -10,9 +10,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -103,6 +105,19 @@ Pair pipe_pair(int flags) {
   int fds[2] = {-1, -1};
   REQUIRE(pipe2(fds, O_CLOEXEC | flags) == 0);
   return {Descriptor(fds[1]), Descriptor(fds[0])};
+}
+
+// It knows no RWF_NOWAIT, so that a write of ours waits in the kernel.
+Pair fifo_pair() {
+  char directory[] = "/tmp/uringloop-fifo-XXXXXX";
+  REQUIRE(mkdtemp(directory) != nullptr);
+  const std::string name = std::string(directory) + "/fifo";
+  REQUIRE(mkfifo(name.c_str(), 0600) == 0);
+  Descriptor theirs(open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  Descriptor ours(open(name.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK));
+  unlink(name.c_str());
+  rmdir(directory);
+  return {std::move(ours), std::move(theirs)};
 }
 
 // Fill what a descriptor takes; the number of bytes.
@@ -274,7 +289,7 @@ struct BlockedSend {
   std::int64_t key = 0;
 };
 
-// A write to a full pipe in blocking mode: it waits in the kernel, which has the buffer.
+// A write to a full FIFO in blocking mode: it waits in the kernel, which has the buffer.
 struct BlockedWrite {
   BlockedWrite(Loop& loop, int fd, const std::string& bytes) {
     before = fill(fd);
@@ -317,11 +332,13 @@ TEST_CASE("real: 20 MB to a slow reader arrive whole") {
 
 TEST_CASE("real: a full pipe is written to the end whatever its mode") {
   on_each_rung([](const Features& features) {
-    for (int flags : {O_NONBLOCK, 0}) {
+    for (int flags : {O_NONBLOCK, 0, -1}) {
       CAPTURE(flags);
       const std::string bytes = some_bytes(1000000);
-      Pair pair = pipe_pair(flags);
+      Pair pair = flags < 0 ? fifo_pair() : pipe_pair(flags);
       REQUIRE(fcntl(pair.ours, F_SETPIPE_SZ, 4096) >= 4096);
+      for (int fd : {int{pair.ours}, int{pair.theirs}})
+        REQUIRE(fcntl(fd, F_SETFL, std::max(flags, 0)) == 0);
       Reader reader(pair.theirs, 3000);
       {
         Loop loop(features);
@@ -583,7 +600,7 @@ TEST_CASE("real: cancelled before submission") {
 TEST_CASE("real: cancelled in flight") {
   on_each_rung([](const Features& features) {
     Pair pair = stream_pair();
-    Pair pipe = pipe_pair(O_NONBLOCK);
+    Pair pipe = fifo_pair();
     Loop loop(features);
     auto buffer = std::make_unique<std::string>(some_bytes(1000000));
     const BlockedSend send(loop, pair.ours, *buffer);
@@ -606,6 +623,62 @@ TEST_CASE("real: cancelled in flight") {
     CHECK(loop.collector.turn() == 0);
     CHECK(take(pair.theirs, 10).empty());
     CHECK(take(pipe.theirs, 10).empty());
+  });
+}
+
+TEST_CASE("real: a write that waits for room is cancelled at once") {
+  on_each_rung([](const Features& features) {
+    for (int flags : {O_NONBLOCK, 0}) {
+      CAPTURE(flags);
+      Pair pipe = pipe_pair(O_NONBLOCK);
+      const std::size_t before = fill(pipe.ours);
+      REQUIRE(fcntl(pipe.ours, F_SETFL, flags) == 0);
+      Loop loop(features);
+      auto buffer = std::make_unique<std::string>(some_bytes(1000000));
+      const std::int64_t write =
+          loop.proactor.start_write(pipe.ours, buffer->data(), buffer->size());
+      for (int turns = 0; turns < 3; ++turns) CHECK(loop.collector.turn() == 0);
+      if (!(loop.operation(write)->flags & kPolling)) {
+        // Before Linux 6.4 no pipe knew RWF_NOWAIT.
+        CHECK((loop.operation(write)->flags & kMayWait) != 0);
+        MESSAGE("this kernel lets a write wait for itself");
+        loop.proactor.cancel(unsigned_key(write));
+        CHECK(loop.until_has(write));
+        continue;
+      }
+      loop.proactor.cancel(unsigned_key(write));
+      for (int turns = 0; turns < 2; ++turns) CHECK(loop.collector.turn() == 0);
+      CHECK(loop.collector[write].error == -ECANCELED);
+      CHECK(loop.collector[write].result == 0);
+      buffer.reset();
+      CHECK(take_all(pipe.theirs, before) == std::string(before, '-'));
+      CHECK(loop.collector.turn() == 0);
+      CHECK(take(pipe.theirs, 10).empty());
+    }
+  });
+}
+
+TEST_CASE("real: files that RWF_NOWAIT means nothing to are written all the same") {
+  on_each_rung([](const Features& features) {
+    char name[] = "/tmp/uringloop-file-XXXXXX";
+    Descriptor regular(mkstemp(name));
+    unlink(name);
+    Descriptor event(eventfd(0, EFD_CLOEXEC));
+    Descriptor nothing(open("/dev/null", O_WRONLY | O_CLOEXEC));
+    Loop loop(features);
+    const std::uint64_t number = 7;
+    for (int fd : {int{regular}, int{event}, int{nothing}}) {
+      CAPTURE(fd);
+      const std::int64_t key = loop.proactor.start_write(fd, &number, sizeof(number));
+      CHECK(loop.until_has(key));
+      CHECK(loop.collector[key].error == 0);
+      CHECK(loop.collector[key].result == sizeof(number));
+    }
+    std::uint64_t written = 0;
+    CHECK(pread(regular, &written, sizeof(written), 0) == sizeof(written));
+    CHECK(written == number);
+    CHECK(read(event, &written, sizeof(written)) == sizeof(written));
+    CHECK(written == number);
   });
 }
 
@@ -650,7 +723,7 @@ TEST_CASE("real: cancelled after some bytes of a long send are out") {
 TEST_CASE("real: cancelled at close") {
   on_each_rung([](const Features& features) {
     Pair pair = stream_pair();
-    Pair pipe = pipe_pair(O_NONBLOCK);
+    Pair pipe = fifo_pair();
     Loop loop(features);
     auto bytes = std::make_unique<std::string>(some_bytes(1000000));
     const BlockedSend send(loop, pair.ours, *bytes);
@@ -675,7 +748,7 @@ TEST_CASE("real: cancelled at close") {
 TEST_CASE("real: closed without a drain") {
   on_each_rung([](const Features& features) {
     Pair pair = stream_pair();
-    Pair pipe = pipe_pair(O_NONBLOCK);
+    Pair pipe = fifo_pair();
     static const std::string bytes = some_bytes(1000000);  // the kernel may hold it for a while
     Loop loop(features);
     const BlockedSend send(loop, pair.ours, bytes);
@@ -750,7 +823,7 @@ TEST_CASE("real: after settle a close sends FIN at once") {
 
 TEST_CASE("real: after settle a pipe's reader sees the end") {
   on_each_rung([](const Features& features) {
-    Pair pair = pipe_pair(O_NONBLOCK);
+    Pair pair = fifo_pair();
     Loop loop(features);
     const std::string bytes = "abc";
     const BlockedWrite write(loop, pair.ours, bytes);
@@ -964,7 +1037,7 @@ TEST_CASE("real: made in one thread, run in two others, closed in a fourth") {
       CAPTURE(drained);
       Pair pair = stream_pair();
       Pair other = stream_pair();
-      Pair pipe = pipe_pair(O_NONBLOCK);
+      Pair pipe = fifo_pair();
       static const std::string bytes = some_bytes(2000000);
       std::string received;
       Loop loop(features, 64, 256, false);

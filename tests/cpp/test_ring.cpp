@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -339,6 +340,31 @@ TEST_CASE("enter: what finds no room waits or ends with EAGAIN") {
         machine.close(fd);
         machine.close(peer);
       }
+    }
+  });
+}
+
+TEST_CASE("enter: a write with RWF_NOWAIT does not wait, or is refused") {
+  everywhere([](Machine& machine, const Features& features) {
+    for (bool nonblocking : {false, true}) {
+      CAPTURE(nonblocking);
+      Ring ring(machine.kernel);
+      open(ring, features);
+      auto [fd, peer] = machine.full(true, nonblocking);
+      auto write = [&, fd = fd](std::uint64_t key) {
+        io_uring_sqe* sqe = ring.get_sqe();
+        io_uring_prep_write(sqe, fd, "abc", 3, static_cast<std::uint64_t>(-1));
+        sqe->rw_flags = RWF_NOWAIT;
+        sqe->user_data = key;
+        return results(ring)[key];
+      };
+      const int result = write(1);
+      // Before Linux 6.4 a pipe knows nothing of it.
+      CHECK((result == -EAGAIN || result == -EOPNOTSUPP));
+      machine.empty(peer);
+      CHECK(write(2) == (result == -EAGAIN ? 3 : result));
+      machine.close(fd);
+      machine.close(peer);
     }
   });
 }
