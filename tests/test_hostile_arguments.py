@@ -92,17 +92,12 @@ DEVIATIONS = {
         | {name: ("ZeroDivisionError", "OSError EINVAL") for name in both("sock_accept: fileno() raising")},
     ),
     "H5": (
-        "Whether a socket belongs to a transport is asked when a call has to wait. sock_sendfile does not register "
-        "for what need not wait.",
-        {"sock_sendfile: socket of a transport": ("RuntimeError", "10")},
-    ),
-    "H6": (
         "Of a TransportSocket the proactor's transports need a descriptor, the selector's recv() too.",
         {f"{method}: TransportSocket": (
             "(a transport, Witness); handler: AttributeError, AttributeError",
             "(a transport, Witness); handler: AttributeError") for method in WITH_SOCK},
     ),
-    "H7": (
+    "H6": (
         "The buffer of a send is held from the start until the last byte is out; the selector loop sends what fits at "
         "once, and holds a view of the rest.",
         {
@@ -110,18 +105,18 @@ DEVIATIONS = {
             "sock_sendall: bytearray resized behind the first step": ("(None, b'12345678')", "(BufferError, None)"),
         },
     ),
-    "H8": (
+    "H7": (
         "The selector loop takes the number of items for the number of bytes, and waits for ever to send the rest.",
         {"sock_sendall: array of ints": ("pending", "12")},
     ),
-    "H9": (
+    "H8": (
         "A protocol factory that fails costs its connection, which the selector loop leaves open: T6 in "
         "stdlib_transports.py.",
         {f"create_{kind}: factory that gives {what}": ("pending", outcome)
          for kind, outcome in {"server": "b''", "unix_server": "ConnectionResetError ECONNRESET"}.items()
          for what in ("None", "no protocol")},
     ),
-    "H10": (
+    "H9": (
         "The stdlib's proactor transports copy what they are given before they send, and join what writelines() is "
         "given: what can be copied can be sent, and what can't is told to the caller.",
         {
@@ -140,13 +135,13 @@ DEVIATIONS = {
             "(None, True, ('lost BufferError'), ()); handler: BufferError",
             r"(None, False, (), (b'\x00\x00\x00\x00'))") for how in ("", ", connected")},
     ),
-    "H11": (
+    "H10": (
         "A write goes out at the end of the tick, in which the end of the stream is seen, too.",
         {"transport.write: peer closed": (
             "(None, True, ('lost BrokenPipeError EPIPE'), b'')",
             "(None, True, ('eof', 'lost BrokenPipeError EPIPE'), b'')")},
     ),
-    "H12": (
+    "H11": (
         "The stdlib's proactor transports fill a BufferedProtocol's buffer by assigning to a slice of it.",
         {
             "BufferedProtocol.get_buffer: list for a buffer": (
@@ -161,20 +156,20 @@ DEVIATIONS = {
                 "(None, True, ('lost NotImplementedError'), b''); handler: NotImplementedError"),
         },
     ),
-    "H13": (
+    "H12": (
         "The selector loop of Python 3.12 hands sendfile(2) any count, that of 3.13 no more than there is.",
         {f"{method}: count {count}": ("OverflowError", outcome)
          for count in ("2**63", "2**70")
          for name, outcome in {"sock_sendfile": "10", "sendfile": "(10, b'0123456789')"}.items()
          for method in (name, f"{name}(fallback=False)")},
     ),
-    "H14": (
+    "H13": (
         "A datagram that can't be copied is told to the caller; the selector loop of Python 3.12 does so, too.",
         {f"transport.sendto: released memoryview{how}": (
             "(None, True, ('lost ValueError'), ()); handler: ValueError", "(ValueError, False, (), ())")
          for how in ("", ", connected")},
     ),
-    "H15": (
+    "H14": (
         "The selector loop of later Pythons skips what is false among writelines()' buffers: None, a number 0.",
         {
             "transport.writelines: None for a buffer among others": (
@@ -183,12 +178,12 @@ DEVIATIONS = {
             "transport.writelines: bytearray": ("(None, False, (), b'')", "(TypeError, False, (), b'')"),
         },
     ),
-    "H16": (
+    "H15": (
         "When the file's position can't be set at the end, the selector loop's callback fails and its future is never "
         "done; later Pythons set it even if nothing was sent.",
         {"sock_sendfile: closed file, waiting": ("pending; handler: OSError EBADF", "OSError EBADF")},
     ),
-    "H17": (
+    "H16": (
         "b''.join(), with which the stdlib's proactor transports join, now raises ValueError for a released memoryview "
         "on Python 3.12 and now returns b'', without any loop, too; the selector loop's way always raises.",
         {"transport.writelines: released memoryview": ("(ValueError, False, (), b'')", "(None, False, (), b'')")},
@@ -196,7 +191,7 @@ DEVIATIONS = {
 }
 
 # The outcomes of these may also be the same.
-NOT_ON_ALL_PYTHONS = {"H13", "H14", "H15", "H16", "H17"}
+NOT_ON_ALL_PYTHONS = {"H12", "H13", "H14", "H15", "H16"}
 
 
 # -- outcomes --

@@ -508,8 +508,9 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                     if sent == 0:
                         break  # the file ends here
                     total_sent += sent
-                    if count and total_sent >= count:
-                        break
+                self._ensure_may_sendfile(sock.fileno())
+                if count and total_sent >= count:
+                    break
                 # Also after a success: others have their turn between two blocks.
                 await self._proactor._poll_socket(sock, select.POLLOUT)
             return total_sent
@@ -630,6 +631,12 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         # Readers and writers of this descriptor are refused (_ensure_fd_no_transport).
         self._transports[sock.fileno()] = transport
         return transport
+
+    def _ensure_may_sendfile(self, fd):
+        # The selector loop's transport is not in the dict while it sends a file of its own.
+        transport = self._transports.get(fd)
+        if transport is None or transport._empty_waiter is None:
+            self._ensure_fd_no_transport(fd)
 
     def _check_sock(self, sock):
         # As the selector loop, before each operation on a user's socket.
