@@ -10,13 +10,18 @@ selector.  (A multishot poll is edge-triggered.)
 
 Must not be in here: transports, and anything of io_uring but the proactor's `_poll_repeatedly`.
 """
-# S1: The kernel refuses regular files and directories to epoll. A poll of them on the ring would
-#     be ready for ever; they are refused with the same PermissionError.
+# S1: A file that the kernel can't poll (a regular one, a directory, /dev/null) is refused to epoll,
+#     while the ring would tell for ever that it is ready. So epoll is asked, once, about what is
+#     no socket and no pipe, and its PermissionError is passed on.
 # S2: A callback that is added again starts a new wait: its descriptor may have been closed and
 #     given to another file since.
 # S3: No selector is made: the proactor waits, and its loop makes and closes the self-pipe. So the
 #     stdlib's __init__ and close are passed over.
-import errno
+# S4: The ring holds the file of a descriptor that is waited for, and its peer would not see it
+#     closed. An object that is closed without being removed is found out by its fileno(), at the
+#     loop's next tick at the latest; of a closed number the peer learns when it is removed.
+# S5: Of a descriptor that is ready for reading and for writing the selector loop calls the reader
+#     first; here it may be either.
 import os
 import select
 import selectors
@@ -41,6 +46,17 @@ class _Key:
     def events(self):
         return (selectors.EVENT_READ if select.POLLIN in self.handles else 0) | (
             selectors.EVENT_WRITE if select.POLLOUT in self.handles else 0)
+
+
+# Anonymous files (eventfd, pidfd and the like) have no type.
+_CAN_POLL = frozenset((stat.S_IFSOCK, stat.S_IFIFO, 0))
+
+
+# ours: differs[S1]
+def _check_can_poll(fd):
+    if stat.S_IFMT(os.fstat(fd).st_mode) not in _CAN_POLL:
+        with select.epoll() as epoll:
+            epoll.register(fd, select.EPOLLIN)
 
 
 # stdlib: BaseSelectorEventLoop
@@ -97,15 +113,14 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
         key = self._find_key(fileobj)
         if key is None:
             fd = selectors._fileobj_to_fd(fileobj)
-            mode = os.fstat(fd).st_mode
-            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-                # differs[S1]
-                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            _check_can_poll(fd)
             key = _Key(fileobj, fd)
         self._end_wait(key, event)
         # differs[S2]
         key.waits[event] = self._proactor._poll_repeatedly(
-            key.fd, event, lambda: self._ready_callback(key, event))
+            key.fd, event, lambda: self._ready_callback(key, event),
+            # differs[S4]
+            None if isinstance(fileobj, int) else fileobj)
         key.handles[event] = handle
         self._keys[key.fd] = key
         return handle
@@ -118,6 +133,7 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
         if handle._cancelled:
             self._remove_wait(key.fd, event)
             return False
+        # differs[S5]: in the order of completions.
         self._add_callback(handle)
         return True
 

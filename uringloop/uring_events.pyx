@@ -62,6 +62,7 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D22: The functions that finish an operation are not inner ones, but stand before the class and are
 #     bound by partial(): an inner function of Cython's never gives back its reference to its type,
 #     so that each operation would leave one behind in sys.gettotalrefcount().
+import errno
 import math
 import select
 import socket
@@ -561,7 +562,13 @@ def timed_out(f):
 
 # ours: for _poll_repeatedly
 def finish_poll(on_ready, trans, key, ov):
-    ov.getresult()
+    try:
+        ov.getresult()
+    except OSError as exc:
+        if exc.errno == errno.EBADF:
+            # Closed without being removed: as on a selector, it is never ready again.
+            return
+        raise
     if on_ready():
         # Not done: queued again, and submitted after this tick's callbacks.
         raise BlockingIOError
@@ -1029,16 +1036,20 @@ cdef class IouringProactor:
         """Tell for which events fd is waited for, as a selector would: `loop._selector` is asked."""
         return self._loop._get_key(fd)
 
-    def _poll_repeatedly(self, fd, events, on_ready):
+    def _poll_repeatedly(self, fd, events, on_ready, obj=None):
         """Call on_ready() in each tick in which `events` hold on fd, until it answers false.
 
+        obj: whose descriptor it is; when obj is closed, the calls end.
         Returns a future; cancelling it ends the calls.
         """
         self._check_closed()
         self._ring._touch(fd)
         ov = Overlapped(self._ring)
         ov.prep_poll(fd, events)
-        return self._future_of(ov, None, partial(finish_poll, on_ready))
+        future = self._future_of(ov, obj, partial(finish_poll, on_ready))
+        if obj is not None:
+            ov.watch()
+        return future
 
 
 cdef object _finish_socket_func = IouringProactor.finish_socket_func
