@@ -1,6 +1,7 @@
 """Datagram endpoints: empty datagrams, errors that end nothing, a queue that is always sent."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 
@@ -147,6 +148,144 @@ async def test_ipv6(endpoint):
     await closed(a, b)
 
 
+def link_local():
+    """(address, interface, its number) of a link-local address of this machine, or None."""
+    with contextlib.suppress(OSError), open("/proc/net/if_inet6") as table:
+        for address, index, _, scope, flags, interface in map(str.split, table):
+            tentative = int(flags, 16) & 0x48  # or a duplicate
+            if scope == "20" and not tentative:
+                return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address)), interface, int(index, 16)
+    return None
+
+
+@pytest.mark.skipif(link_local() is None, reason="no interface has a link-local address")
+@pytest.mark.parametrize("connected", [False, True])
+async def test_ipv6_scope_ids(loop, endpoint, stack, connected):
+    """The scope id is kept both ways, and may be said by a name. (Nothing leaves the machine.)"""
+    host, interface, scope = link_local()
+    sockets = [stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) for _ in range(2)]
+    for sock in sockets:
+        sock.bind((host, 0, 0, scope))
+        sock.setblocking(False)
+    ours, theirs = (sock.getsockname() for sock in sockets)
+    assert ours[3] == theirs[3] == scope
+    if connected:
+        sockets[0].connect(theirs)
+    a, b = [await endpoint(sock=sock) for sock in sockets]
+    assert address_of(a[0]) == ours and address_of(b[0]) == theirs
+    assert a[0].get_extra_info("peername") == (theirs if connected else None)
+    if connected:
+        a[0].sendto(b"1")
+        a[0].sendto(b"2", theirs)
+    else:
+        a[0].sendto(b"1", theirs)
+        a[0].sendto(b"2", (f"{host}%{interface}", theirs[1]))
+    await until(lambda: len(b[1].received) == 2)
+    assert b[1].received == [(b"1", ours), (b"2", ours)]
+    b[0].sendto(b"answer", b[1].received[0][1])
+    await until(lambda: a[1].received)
+    assert a[1].received == [(b"answer", theirs)]
+    assert a[1].errors == b[1].errors == []
+    await closed(a, b)
+
+
+@pytest.mark.skipif(link_local() is None, reason="no interface has a link-local address")
+async def test_ipv6_scope_in_the_arguments(endpoint):
+    host, interface, scope = link_local()
+    a = await endpoint(local_addr=(f"{host}%{interface}", 0))
+    assert address_of(a[0])[0::3] == (host, scope)
+    b = await endpoint(remote_addr=(f"{host}%{interface}", address_of(a[0])[1]))
+    assert b[0].get_extra_info("peername") == address_of(a[0])
+    b[0].sendto(b"there")
+    await until(lambda: a[1].received)
+    assert a[1].received == [(b"there", address_of(b[0]))]
+    await closed(a, b)
+
+
+@needs_ipv6
+async def test_ipv6_addresses_of_four(endpoint):
+    """Of an address that is not link-local the kernel forgets scope and flow."""
+    a, b = await endpoint(local_addr=("::1", 0)), await endpoint(local_addr=("::1", 0))
+    for flow, scope in ((0, 0), (0, 1), (7, 0)):
+        a[0].sendto(b"x", (*address_of(b[0])[:2], flow, scope))
+    await until(lambda: len(b[1].received) == 3)
+    assert b[1].received == [(b"x", address_of(a[0]))] * 3
+    assert address_of(a[0])[2:] == (0, 0)
+    await closed(a, b)
+
+
+async def test_sendto_a_host_name(endpoint, peer):
+    a = await endpoint()
+    a[0].sendto(b"x", ("localhost", peer.getsockname()[1]))
+    await turns(3)
+    assert peer.recvfrom(10) == (b"x", address_of(a[0]))
+    await closed(a)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_broadcast(endpoint, allowed):
+    """To everybody in 127/8, if it is allowed."""
+    a = await endpoint(local_addr=("0.0.0.0", 0))
+    b = await endpoint(local_addr=("127.0.0.1", 0), allow_broadcast=allowed)
+    b[0].sendto(b"everybody", ("127.255.255.255", address_of(a[0])[1]))
+    b[0].sendto(b"one", ("127.0.0.1", address_of(a[0])[1]))
+    if allowed:
+        await until(lambda: len(a[1].received) == 2)
+        assert a[1].received[0] == (b"everybody", address_of(b[0])) and b[1].errors == []
+    else:
+        await until(lambda: a[1].received)
+        assert [type(exc) for exc in b[1].errors] == [PermissionError]
+    assert a[1].received[-1] == (b"one", address_of(b[0]))
+    await closed(a, b)
+
+
+GROUP = "239.255.17.34"
+IP_MULTICAST_ALL = 49
+
+
+async def test_multicast(endpoint, stack):
+    """Two members of a group on the loopback device, one of which leaves it, and somebody from outside."""
+    membership = socket.inet_aton(GROUP) + socket.inet_aton("127.0.0.1")
+    port = 0
+    members = []
+    for _ in range(2):
+        sock = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((GROUP, port))
+        port = sock.getsockname()[1]
+        sock.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        sock.setblocking(False)
+        members.append(await endpoint(sock=sock))
+    outside = await endpoint()
+    stays, leaves = members
+    for transport, _ in (stays, outside):
+        transport.get_extra_info("socket").setsockopt(
+            socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+    outside[0].sendto(b"to both", (GROUP, port))
+    await until(lambda: stays[1].received and leaves[1].received)
+    leaves[0].get_extra_info("socket").setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, membership)
+    outside[0].sendto(b"one left", (GROUP, port))
+    await until(lambda: len(stays[1].received) == 2)
+    stays[0].sendto(b"to itself", (GROUP, port))
+    await until(lambda: len(stays[1].received) == 3)
+    await turns(3)
+    assert stays[1].received[:2] == [(b"to both", address_of(outside[0])), (b"one left", address_of(outside[0]))]
+    assert stays[1].received[2][0] == b"to itself"
+    assert leaves[1].received == [(b"to both", address_of(outside[0]))]
+    await closed(*members, outside)
+
+
+async def test_reuse_port(endpoint):
+    first = await endpoint(local_addr=("127.0.0.1", 0), reuse_port=True)
+    second = await endpoint(local_addr=address_of(first[0]), reuse_port=True)
+    assert address_of(first[0]) == address_of(second[0])
+    with pytest.raises(OSError) as refused:
+        await endpoint(local_addr=address_of(first[0]))
+    assert refused.value.errno == errno.EADDRINUSE
+    await closed(first, second)
+
+
 async def test_large_and_many(endpoint):
     a, b = await endpoint(), await endpoint()
     b[0].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
@@ -208,6 +347,46 @@ async def test_port_unreachable_then_reading_goes_on(loop, endpoint, stack):
     peer.setblocking(False)
     assert await loop.sock_recv(peer, 100) == b"good"
     await closed(a)
+
+
+IP_RECVERR = getattr(socket, "IP_RECVERR", 11)
+
+
+async def test_port_unreachable_unconnected(endpoint, peer, stack):
+    """Errors of an unconnected socket come to who asks for them, and to nobody else."""
+    gone = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+    gone.bind(("127.0.0.1", 0))
+    address = gone.getsockname()
+    gone.close()
+    a, deaf = await endpoint(), await endpoint()
+    a[0].get_extra_info("socket").setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    for number in range(1, 4):
+        a[0].sendto(b"nobody there", address)
+        deaf[0].sendto(b"nobody there", address)
+        await until(lambda: len(a[1].errors) >= number)
+    assert all(isinstance(exc, ConnectionRefusedError) for exc in a[1].errors)
+    for transport, protocol in (a, deaf):
+        transport.sendto(b"still there", peer.getsockname())
+        peer.sendto(b"good", address_of(transport))
+        await until(lambda: protocol.received)
+        assert protocol.received == [(b"good", peer.getsockname())]
+    assert deaf[1].errors == []
+    await closed(a, deaf)
+
+
+async def test_port_unreachable_in_the_middle_of_what_is_sent(endpoint, stack):
+    """Each send may be told of the one before; what follows is sent all the same."""
+    peer = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+    peer.bind(("127.0.0.1", 0))
+    address = peer.getsockname()
+    peer.close()
+    a = await endpoint(remote_addr=address)
+    for number in range(20):
+        a[0].sendto(b"%d" % number)
+    await until(lambda: a[1].errors)
+    a[0].close()
+    assert await a[1].lost is None
+    assert all(isinstance(exc, ConnectionRefusedError) for exc in a[1].errors)
 
 
 async def test_failed_send_does_not_stop_the_queue(endpoint, peer):
