@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import ssl
+import struct
 
 import pytest
 
@@ -144,6 +145,79 @@ async def test_pause_reading(connected, tls):
     assert len(received.data) == 0 and not server.is_reading()
     server.resume_reading()
     assert await received.received(len(data)) == data
+    await closed((client, sent), (server, received))
+
+
+class Buffered(asyncio.BufferedProtocol):
+    """Receives in pieces of at most `size` bytes, into one buffer."""
+
+    def __init__(self, size=1000):
+        self.transport = None
+        # sslproto fills slices of it; one of a bytearray would be a copy.
+        self.buffer = memoryview(bytearray(size))
+        self.data = bytearray()
+        self.updates = []
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.data += self.buffer[:count]
+        self.updates.append(count)
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+async def test_buffered_protocol(connected, tls, size):
+    """Records are handed out in pieces of the buffer's size, or as they are."""
+    (client, sent), (server, received) = await both(connected, tls, server=lambda: Buffered(size))
+    data = some_bytes(5000 if size == 1 else 500_000)
+    client.write(data)
+    await until(lambda: len(received.data) >= len(data))
+    assert received.data == data and max(received.updates) <= size
+    server.write(b"answer")
+    assert await sent.received(6) == b"answer"
+    client.close()
+    assert await received.lost is None and await sent.lost is None
+
+
+async def test_set_protocol_between_kinds(connected, tls):
+    (client, sent), (server, first) = await both(connected, tls)
+    client.write(b"first")
+    await first.received(5)
+    second = Buffered()
+    server.set_protocol(second)
+    assert server.get_protocol() is second
+    client.write(b"second")
+    await until(lambda: second.data == b"second")
+    third = Recorder()
+    third.connection_made(server)
+    server.set_protocol(third)
+    client.write(b"third")
+    assert await third.received(5) == b"third"
+    await closed((client, sent), (server, third))
+    assert first.data == b"first" and second.data == b"second"
+
+
+async def test_flow_control(connected, tls):
+    (client, sent), (server, received) = await both(connected, tls)
+    client.set_write_buffer_limits(high=100_000, low=10_000)
+    assert client.get_write_buffer_limits() == (10_000, 100_000)
+    server.pause_reading()
+    data = some_bytes(5_000_000)
+    for start in range(0, len(data), 50_000):
+        client.write(data[start:start + 50_000])
+    assert sent.calls == ["connection_made", "pause_writing"] and client.get_write_buffer_size() > 100_000
+    server.resume_reading()
+    assert await received.received(len(data)) == data
+    await until(lambda: client.get_write_buffer_size() == 0)
+    assert sent.calls == ["connection_made", "pause_writing", "resume_writing"]
     await closed((client, sent), (server, received))
 
 
@@ -295,6 +369,72 @@ async def test_start_tls_behind_what_is_still_to_be_written(loop, pair, tls, err
     errors.clear()
 
 
+async def test_start_tls_with_bytes_in_the_client_s_reader(loop, tls):
+    """What came in plain and is not read yet stays in front of what comes by TLS."""
+
+    async def serve(reader, writer):
+        writer.write(b"welcome\nand more\n")
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"go on\n")
+        await writer.start_tls(tls[0])
+        writer.write(b"secret\n")
+        assert await reader.readline() == b"answer\n"
+        await close(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"STARTTLS\n")
+    await until(lambda: len(reader._buffer) == 23)
+    await writer.start_tls(tls[1], **LOCALHOST)
+    assert await reader.readline() == b"welcome\n"
+    writer.write(b"answer\n")
+    assert await reader.read() == b"and more\ngo on\nsecret\n"
+    await close(writer, server)
+
+
+READER_GIVES_BACK = "_incoming" in asyncio.BaseEventLoop.start_tls.__code__.co_names
+
+
+@pytest.mark.skipif(not READER_GIVES_BACK, reason="this Python's StreamReader keeps the handshake's bytes")
+async def test_start_tls_with_the_client_hello_in_the_server_s_reader(loop, tls):
+    """The client does not wait for an answer."""
+
+    async def serve(reader, writer):
+        assert await reader.readline() == b"STARTTLS\n"
+        await until(lambda: len(reader._buffer) > 100)
+        await writer.start_tls(tls[0])
+        writer.write((await reader.readline()).upper())
+        await close(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"STARTTLS\n")
+    await writer.start_tls(tls[1], **LOCALHOST)
+    writer.write(b"secret\n")
+    assert await reader.read() == b"SECRET\n"
+    await close(writer, server)
+
+
+@pytest.mark.parametrize("kind", [Recorder, Buffered])
+async def test_start_tls_the_other_way_round(loop, pair, tls, kind):
+    """Who connected is the server of TLS; to either kind of protocol."""
+    ours, theirs = pair
+    (plain, _), (plain_there, _) = [await loop.create_connection(Recorder, sock=sock) for sock in pair]
+    protocol, there = kind(), kind()
+    accepting = asyncio.create_task(loop.start_tls(plain, protocol, tls[0], server_side=True))
+    secure_there = await loop.start_tls(plain_there, there, tls[1], **LOCALHOST)
+    secure = await accepting
+    if kind is Recorder:
+        for recorder in (protocol, there):
+            recorder.calls.append("connection_made")  # that it was told before, in plain
+    data = some_bytes(100_000)
+    for transport in (secure, secure_there):
+        assert transport.get_protocol() in (protocol, there)
+        transport.write(data)
+    await until(lambda: protocol.data == data and there.data == data)
+    await closed((secure, protocol), (secure_there, there))
+
+
 @pytest.mark.parametrize("over", ["protocol", "writer"])
 async def test_tls_in_tls(loop, tls, over):
     """A second handshake inside the first connection."""
@@ -404,6 +544,24 @@ async def test_shutdown_takes_too_long(loop, connected, tls):
     await there.lost
 
 
+async def test_shutdown_of_a_server_takes_too_long(loop, tls, stack):
+    """What it still has to send is not taken."""
+    made = loop.create_future()
+    server = await loop.create_server(
+        lambda: made.set_result(Recorder()) or made.result(), "127.0.0.1", 0, ssl=tls[0], ssl_shutdown_timeout=0.03)
+    client, protocol = await loop.create_connection(
+        Recorder, *server.sockets[0].getsockname(), ssl=tls[1], **LOCALHOST)
+    there = await made
+    await until(lambda: there.transport)
+    client.pause_reading()
+    there.transport.write(some_bytes(20_000_000))
+    there.transport.close()
+    assert isinstance(await there.lost, TimeoutError)
+    client.abort()
+    await protocol.lost
+    await close(server)
+
+
 # -- ends --
 
 
@@ -445,6 +603,26 @@ async def test_close_sends_all_to_a_slow_reader(loop, pair, tls):
     await turns(3)
 
 
+@pytest.mark.parametrize("how", ["abort", "reset", "close"])
+async def test_peer_leaves_beside_close(loop, pair, tls, connected, how, errors):
+    """Much is still to be sent when close() is called, and it never can be."""
+    (client, sent), (server, received) = await both(connected, tls)
+    client.write(some_bytes(20_000_000))
+    client.close()
+    await until(lambda: received.data)
+    if how == "reset":
+        server.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how == "close":
+        server.close()
+    else:
+        server.abort()
+    lost = await sent.lost
+    assert lost is None or isinstance(lost, OSError)
+    assert sent.calls[-1] == "connection_lost"
+    await received.lost
+    assert len(received.data) < 20_000_000
+
+
 async def test_both_close_at_once(connected, tls):
     """Who is still sent to after its own close_notify may say so."""
     client, server = await both(connected, tls)
@@ -457,7 +635,7 @@ async def test_both_close_at_once(connected, tls):
 
 
 @pytest.mark.parametrize("moment", ["handshake", "idle", "writing"])
-@pytest.mark.parametrize("how", ["reset", "end without close_notify", "garbage"])
+@pytest.mark.parametrize("how", ["reset", "end without close_notify", "half a record", "garbage"])
 async def test_abrupt_end(loop, stack, tls, errors, moment, how):
     """connection_lost() comes once, or the handshake fails; nothing stays behind."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -486,8 +664,9 @@ async def test_abrupt_end(loop, stack, tls, errors, moment, how):
             await turns(3)
     if how == "reset":
         reset(raw)
-    elif how == "garbage":
-        await loop.sock_sendall(raw, b"neither a record nor an alert" * 10)
+    elif how in ("garbage", "half a record"):
+        await loop.sock_sendall(raw, b"neither a record nor an alert" * 10 if how == "garbage"
+                                else b"\x17\x03\x03\x40\x00the beginning")
         raw.shutdown(socket.SHUT_WR)
         if moment == "writing":
             reset(raw)
