@@ -103,6 +103,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void settle(int fd)
         void wake()
         cbool take_wake()
+        unsigned drain(int64_t timeout_ns)
         void close()
         cbool is_open()
         cbool forked()

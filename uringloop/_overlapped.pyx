@@ -76,10 +76,15 @@ cdef Py_ssize_t SCRATCH_SIZE = 256 * 1024
 # Owners that wait() looks at in a turn that does not sleep; one that sleeps looks at all.
 cdef uint32_t WATCH_BATCH = 64
 
+# How long a ring that is dropped without a close() waits for the kernel to let go, in nanoseconds.
+cdef int64_t DROP_PATIENCE = 5_000_000_000
+
 cdef object _socket_class = socket.socket
 
 # Buffers of sends whose ring was closed under them: the kernel may still read, so they stay.
-_kept_for_good = []
+# (The name may be gone when the interpreter ends.)
+cdef list _kept = []
+_kept_for_good = _kept
 
 
 cdef object _os_error(int64_t error):
@@ -186,9 +191,19 @@ cdef class Ring:
         PyMem_RawFree(self._scratch)
 
     def __del__(self):
+        cdef Proactor* proactor = self._proactor
+        cdef Overlapped ov
         # Without a proactor: the arguments were refused.
-        if self._proactor is not NULL:
-            self.close()
+        if proactor is NULL:
+            return
+        # Nobody has closed it: the kernel may be reading the buffers that go with this object.
+        if proactor.in_flight():
+            with nogil:
+                proactor.drain(DROP_PATIENCE)
+        proactor.close()
+        # While they are whole: the collector is about to take them apart.
+        while (ov := self._next()) is not None:
+            ov._leave()
 
     def __repr__(self):
         state = f"fd={self._proactor.ring_fd()}" if self._proactor.is_open() else "closed"
@@ -496,7 +511,7 @@ cdef class Overlapped:
         self._key = 0
         self.pending = False
         if self._abandoned:
-            _kept_for_good.append(self)
+            _kept.append(self)
         else:
             self._unhold()
         self.future = self.obj = self.callback = self.done_handle = None
