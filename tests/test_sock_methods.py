@@ -16,7 +16,7 @@ import weakref
 
 import pytest
 
-from support import close, drain, fill, needs_ipv6, read_all, read_exactly, reset, some_bytes, tcp_pair, turns
+from support import Recorder, drain, fill, needs_ipv6, read_all, read_exactly, reset, some_bytes, tcp_pair, turns
 
 
 @pytest.fixture
@@ -814,6 +814,33 @@ async def test_many_receives_in_one_tick(loop, stack):
     for number, (_, b) in enumerate(pairs):
         b.send(b"%d" % number)
     assert await asyncio.gather(*tasks) == [b"%d" % number for number in range(len(pairs))]
+
+
+class Unhashable(socket.socket):
+    """As of a class that defines __eq__."""
+
+    __hash__ = None
+
+
+async def test_socket_that_can_t_be_hashed(loop, stack):
+    """Also when a server has been stopped: the sockets of servers are remembered."""
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    listening = server.sockets
+    await turns(3)
+    server.close()
+    a, b = (stack.enter_context(Unhashable(fileno=sock.detach())) for sock in socket.socketpair())
+    for sock in (a, b):
+        sock.setblocking(False)
+    receiving = asyncio.create_task(loop.sock_recv(a, 10))
+    await turns(3)
+    await loop.sock_sendall(b, b"x")
+    assert await receiving == b"x"
+    transport, protocol = await loop.create_connection(Recorder, sock=a)
+    await loop.sock_sendall(b, b"more")
+    assert await protocol.received(4) == b"more"
+    transport.close()
+    assert await protocol.lost is None
+    assert len(listening) == 1
 
 
 async def test_sock_methods_after_a_transport(loop, connect, pair):

@@ -530,7 +530,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
         def stopped():
             return self.is_closed() or sock.fileno() == -1 or (
-                sock in self._proactor._stopped_serving)
+                id(sock) in self._proactor._stopped_serving)
 
         def connect(conn, addr, context=None):
             protocol = None

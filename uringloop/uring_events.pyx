@@ -600,7 +600,8 @@ cdef class IouringProactor:
         self._loop = None
         self._future_kwargs = {}
         self._results = []
-        self._stopped_serving = weakref.WeakSet()
+        # By id(): a socket of the user's own class need not be hashable.
+        self._stopped_serving = weakref.WeakValueDictionary()
         # differs[D1]: no _cache and no _unregistered; differs[D11]: no _registered.
         self._ring = Ring(rung, kernel=kernel)
 
@@ -890,7 +891,7 @@ cdef class IouringProactor:
             try:
                 if f is None:
                     pass
-                elif self._any_stopped and obj in self._stopped_serving:
+                elif self._any_stopped and id(obj) in self._stopped_serving:
                     f.cancel()
                 # A cancelled future has asked its operation to end; what else is done has been
                 # given a result by somebody else.
@@ -928,7 +929,7 @@ cdef class IouringProactor:
     # stdlib: IocpProactor._stop_serving
     def _stop_serving(self, obj):
         # obj is about to be closed, in BaseProactorEventLoop._stop_serving().
-        self._stopped_serving.add(obj)
+        self._stopped_serving[id(obj)] = obj
         self._any_stopped = True
         # differs[D13]
         self._ring.settle(obj)
