@@ -1,14 +1,14 @@
 """Making connections and serving them: every keyword of create_connection and create_server, on both loops."""
 
 import asyncio
-import contextlib
 import inspect
 import os
 import socket
+import struct
 
 import pytest
 
-from support import Echo, Recorder, close, needs_ipv6, turns, until
+from support import Echo, Recorder, close, needs_ipv6, some_bytes, turns, until
 
 HAS_KEEP_ALIVE = "keep_alive" in inspect.signature(asyncio.SelectorEventLoop.create_server).parameters
 CLOSES_CLIENTS = hasattr(asyncio.base_events.Server, "close_clients")
@@ -67,9 +67,9 @@ async def test_all_errors(loop, resolve, delay):
     assert all(str(port) in str(caught.value) for port in ports)
 
 
-@pytest.mark.parametrize("interleave", [None, 1, 2])
-async def test_happy_eyeballs(loop, resolve, stack, interleave):
-    """The first address does not answer: a full backlog. The second is tried without waiting for it."""
+@pytest.fixture
+def hole(stack):
+    """A listening socket that does not answer: its backlog is full."""
     hole = stack.enter_context(socket.socket())
     hole.bind(("127.0.0.1", 0))
     hole.listen(0)
@@ -77,6 +77,60 @@ async def test_happy_eyeballs(loop, resolve, stack, interleave):
         filler = stack.enter_context(socket.socket())
         filler.setblocking(False)
         filler.connect_ex(hole.getsockname())
+    return hole
+
+
+async def test_errors_of_one_address(loop, resolve):
+    """It is the error itself, unless all are asked for."""
+    resolve(nowhere=[("127.0.0.1", free_port())])
+    with pytest.raises(ConnectionRefusedError):
+        await loop.create_connection(Recorder, "nowhere", 1)
+    with pytest.raises(ExceptionGroup, match="create_connection failed") as group:
+        await loop.create_connection(Recorder, "nowhere", 1, all_errors=True)
+    assert [type(exc) for exc in group.value.exceptions] == [ConnectionRefusedError]
+
+
+async def test_same_error_of_all_addresses(loop, resolve):
+    """One of them is told."""
+    address = ("127.0.0.1", free_port())
+    resolve(nowhere=[address, address])
+    with pytest.raises(ConnectionRefusedError, match=f"Connect call failed .*{address[1]}"):
+        await loop.create_connection(Recorder, "nowhere", 1)
+
+
+async def test_no_address(loop, resolve):
+    resolve(nowhere=[])
+    with pytest.raises(OSError, match="getaddrinfo.* returned empty list"):
+        await loop.create_connection(Recorder, "nowhere", 1)
+    with pytest.raises(OSError, match="getaddrinfo.* returned empty list"):
+        await loop.create_server(Echo, "nowhere", 1)
+
+
+async def test_happy_eyeballs_goes_on_at_once_after_an_error(loop, resolve):
+    """The delay is for addresses that do not answer."""
+    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    resolve(somewhere=[("127.0.0.1", free_port()), server.sockets[0].getsockname()])
+    transport, protocol = await loop.create_connection(Recorder, "somewhere", 1, happy_eyeballs_delay=1000)
+    assert transport.get_extra_info("peername") == server.sockets[0].getsockname()
+    await end(transport, protocol)
+    await close(server)
+
+
+@pytest.mark.parametrize("delay", [None, 0.001])
+async def test_cancelled_between_addresses(loop, resolve, hole, delay):
+    """No attempt is left behind."""
+    resolve(somewhere=[hole.getsockname()] * 3)
+    connecting = asyncio.create_task(
+        loop.create_connection(Recorder, "somewhere", 1, happy_eyeballs_delay=delay))
+    await asyncio.sleep(0.02)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+
+
+@pytest.mark.parametrize("interleave", [None, 1, 2])
+async def test_happy_eyeballs(loop, resolve, hole, interleave):
+    """The first address does not answer. The second is tried without waiting for it."""
     server = await loop.create_server(Echo, "127.0.0.1", 0)
     resolve(somewhere=[hole.getsockname(), server.sockets[0].getsockname()])
     options = {} if interleave is None else {"interleave": interleave}
@@ -90,19 +144,42 @@ async def test_happy_eyeballs(loop, resolve, stack, interleave):
 
 
 @needs_ipv6
-async def test_interleave_orders_the_families(loop, resolve, monkeypatch):
-    """One of the first family, then alternately."""
+@pytest.mark.parametrize("options, order", [
+    ({}, ["::1", "::2", "::3", "127.0.0.1", "127.0.0.2"]),
+    ({"interleave": 1}, ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"]),
+    ({"interleave": 2}, ["::1", "::2", "127.0.0.1", "::3", "127.0.0.2"]),
+    ({"happy_eyeballs_delay": 1000}, ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"]),
+    ({"happy_eyeballs_delay": 1000, "interleave": 0}, ["::1", "::2", "::3", "127.0.0.1", "127.0.0.2"]),
+])
+async def test_order_of_the_families(loop, resolve, monkeypatch, options, order):
+    """So many of the first family, then alternately."""
     tried = []
 
     async def connect(exceptions, info, local_addr_infos=None):
         tried.append(info[4][0])
-        raise OSError("refused")
+        error = OSError("refused")
+        exceptions.append([error])
+        raise error
 
     resolve(somewhere=[("::1", 1), ("::2", 1), ("::3", 1), ("127.0.0.1", 1), ("127.0.0.2", 1)])
     monkeypatch.setattr(loop, "_connect_sock", connect)
-    with contextlib.suppress(IndexError, ValueError, OSError):
-        await loop.create_connection(Recorder, "somewhere", 1, interleave=1)
-    assert tried == ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3"]
+    with pytest.raises(OSError, match="refused"):
+        await loop.create_connection(Recorder, "somewhere", 1, **options)
+    assert tried == order
+
+
+@needs_ipv6
+async def test_family_that_is_asked_for(loop):
+    server = await loop.create_server(Echo, ["127.0.0.1", "::1"], 0)
+    for sock in server.sockets:
+        transport, protocol = await loop.create_connection(
+            Recorder, sock.getsockname()[0], sock.getsockname()[1], family=sock.family, proto=socket.IPPROTO_TCP)
+        assert transport.get_extra_info("socket").family == sock.family
+        await end(transport, protocol)
+        other = socket.AF_INET if sock.family == socket.AF_INET6 else socket.AF_INET6
+        with pytest.raises(socket.gaierror):
+            await loop.create_connection(Recorder, *sock.getsockname()[:2], family=other)
+    await close(server)
 
 
 async def test_local_addr(loop):
@@ -175,6 +252,42 @@ async def test_dual_stack(loop):
     await close(server)
 
 
+@needs_ipv6
+async def test_dual_stack_on_a_given_socket(loop):
+    """One socket for both; IPv4 comes as mapped addresses."""
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    made = []
+
+    class Server(Echo):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            made.append(transport.get_extra_info("peername")[0])
+
+    server = await loop.create_server(Server, sock=listener)
+    for host, name in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")):
+        transport, protocol = await loop.create_connection(Recorder, host, port_of(server))
+        transport.write(b"x")
+        assert await protocol.received(1) == b"x"
+        assert made.pop() == name
+        await end(transport, protocol)
+    await close(server)
+
+
+async def test_address_that_is_not_here(loop, resolve):
+    """Later Pythons do without it, earlier ones do not start."""
+    resolve(somewhere=[("127.0.0.1", 0), ("192.0.2.1", 0)])
+    if "EADDRNOTAVAIL" in asyncio.BaseEventLoop.create_server.__code__.co_names:
+        server = await loop.create_server(Echo, "somewhere", 0)
+        assert [sock.getsockname()[0] for sock in server.sockets] == ["127.0.0.1"]
+        await close(server)
+        resolve(somewhere=[("192.0.2.1", 0)])
+        message = "could not bind on any address out of"
+    else:
+        message = "error while attempting to bind on address"
+    with pytest.raises(OSError, match=message):
+        await loop.create_server(Echo, "somewhere", 0)
+
+
 async def test_reuse_port(loop):
     first = await loop.create_server(Echo, "127.0.0.1", 0, reuse_port=True)
     second = await loop.create_server(Echo, "127.0.0.1", port_of(first), reuse_port=True)
@@ -196,6 +309,17 @@ async def test_reuse_address(loop):
 async def test_keep_alive(loop):
     server = await loop.create_server(Echo, "127.0.0.1", 0, keep_alive=True)
     assert server.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    other = await loop.create_server(Echo, "127.0.0.1", 0)
+    assert not other.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    await close(server, other)
+
+
+@pytest.mark.parametrize("options, backlog", [({}, 100), ({"backlog": 1}, 1), ({"backlog": 77}, 77)])
+async def test_backlog_is_the_kernel_s(loop, options, backlog):
+    server = await loop.create_server(Echo, "127.0.0.1", 0, **options)
+    info = server.sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    # tcp_info of a listening socket: what it may hold stands in tcpi_sacked.
+    assert struct.unpack_from("=I", info, 28) == (backlog,)
     await close(server)
 
 
@@ -246,6 +370,89 @@ async def test_wait_closed_waits_for_the_connections(loop):
     assert not any(task.done() for task in waiting)
     await end(transport, protocol)
     await asyncio.gather(*waiting)
+
+
+async def test_serve_forever_only_once(loop):
+    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    serving = asyncio.create_task(server.serve_forever())
+    await turns(2)
+    with pytest.raises(RuntimeError, match="is already being awaited on serve_forever"):
+        await server.serve_forever()
+    server.close()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await server.wait_closed()
+
+
+async def test_async_with(loop):
+    """It ends with the last connection, and after it waits no longer."""
+    async with await loop.create_server(Echo, "127.0.0.1", 0) as server:
+        transport, protocol = await loop.create_connection(Recorder, "127.0.0.1", port_of(server))
+        transport.write(b"x")
+        assert await protocol.received(1) == b"x"
+        loop.call_soon(transport.close)
+    assert not server.is_serving()
+    assert await protocol.lost is None
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_closed_before_it_serves(loop, served):
+    server = await loop.create_server(Echo, "127.0.0.1", 0, start_serving=False)
+    address = server.sockets[0].getsockname()
+    if served:
+        starting = asyncio.create_task(server.start_serving())
+        await asyncio.sleep(0)
+    server.close()
+    if served:
+        await starting
+    await server.wait_closed()
+    with pytest.raises(ConnectionRefusedError):
+        await loop.create_connection(Recorder, *address)
+
+
+@pytest.mark.skipif(not CLOSES_CLIENTS, reason="comes with Python 3.13")
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_close_clients_sends_what_is_written(loop, tls, secure):
+    """close_clients() flushes, and the server goes on."""
+    data = some_bytes(5_000_000)
+
+    class Sends(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.write(data)
+            sending.append(transport)
+
+    sending = []
+    server = await loop.create_server(Sends, "127.0.0.1", 0, ssl=tls[0] if secure else None)
+    options = {"ssl": tls[1], "server_hostname": "localhost"} if secure else {}
+    for round in range(2):
+        transport, protocol = await loop.create_connection(Recorder, "127.0.0.1", port_of(server), **options)
+        await until(lambda: len(sending) > round)
+        server.close_clients()
+        assert await protocol.received(len(data)) == data
+        assert await protocol.lost is None
+    await close(server)
+
+
+@pytest.mark.skipif(not CLOSES_CLIENTS, reason="comes with Python 3.13")
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_abort_clients_drops_what_is_written(loop, tls, secure):
+    class Sends(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.write(bytes(50_000_000))
+            sending.append(transport)
+
+    sending = []
+    server = await loop.create_server(Sends, "127.0.0.1", 0, ssl=tls[0] if secure else None)
+    options = {"ssl": tls[1], "server_hostname": "localhost"} if secure else {}
+    transport, protocol = await loop.create_connection(Recorder, "127.0.0.1", port_of(server), **options)
+    await until(lambda: sending)
+    server.close()
+    server.abort_clients()
+    await server.wait_closed()
+    lost = await protocol.lost
+    assert lost is None or isinstance(lost, OSError)
+    assert len(protocol.data) < 50_000_000
 
 
 @pytest.mark.skipif(not CLOSES_CLIENTS, reason="comes with Python 3.13")
