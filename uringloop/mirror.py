@@ -53,6 +53,7 @@ _NAMED_PIPES = "Windows named pipes; unix sockets take their place"
 _ERRNO = "errors are errno's"
 _SELECTOR = "asyncio's own selector loop is there for that"
 _NO_EVENT = "a wait's own final completion tells its end"
+_REPR = "a future's repr() no longer calls it"
 _WAIT = "a wait is a poll on the ring, and cancelled as any operation is"
 _SUBPROCESS = "subprocesses are as in asyncio/unix_events.py, not as on Windows"
 
@@ -62,6 +63,8 @@ ABSENT = {
     "ERROR_CONNECTION_ABORTED": _ERRNO,
     "CONNECT_PIPE_INIT_DELAY": _NAMED_PIPES,
     "CONNECT_PIPE_MAX_DELAY": _NAMED_PIPES,
+    "_OverlappedFuture._repr_info": _REPR,
+    "_BaseWaitHandleFuture._repr_info": _REPR,
     "PipeServer": _NAMED_PIPES,
     "_WindowsSelectorEventLoop": _SELECTOR,
     "ProactorEventLoop.create_pipe_connection": _NAMED_PIPES,

@@ -214,16 +214,7 @@ class _OverlappedFuture(futures.Future):
             del self._source_traceback[-1]
         self._ov = ov
 
-    # stdlib: _OverlappedFuture._repr_info
-    def _repr_info(self):
-        cdef Overlapped ov = self._ov
-        info = super()._repr_info()
-        if ov is not None:
-            state = 'pending' if ov.pending else 'completed'
-            info.insert(1, f'overlapped=<{state}, {ov.address:#x}>')
-            if ov.done_handle is not None:
-                info.append(f'cb=[{ov.done_handle._callback!r}]')
-        return info
+    # absent: _OverlappedFuture._repr_info: a future's repr() no longer calls it
 
     # stdlib: _OverlappedFuture._cancel_overlapped
     def _cancel_overlapped(self):
@@ -313,16 +304,7 @@ class _BaseWaitHandleFuture(futures.Future):
         poller.register(self._handle, select.POLLIN)
         return bool(poller.poll(0))
 
-    # stdlib: _BaseWaitHandleFuture._repr_info
-    def _repr_info(self):
-        info = super()._repr_info()
-        info.append(f'handle={self._handle!r}')
-        if self._handle is not None:
-            state = 'signaled' if self._poll() else 'waiting'
-            info.append(state)
-        if self._wait_handle is not None:
-            info.append(f'wait_handle={self._wait_handle!r}')
-        return info
+    # absent: _BaseWaitHandleFuture._repr_info: a future's repr() no longer calls it
 
     # stdlib: _BaseWaitHandleFuture._unregister_wait_cb
     def _unregister_wait_cb(self, fut):
@@ -800,10 +782,8 @@ cdef class IouringProactor:
 
         fd = fileno(handle)
         ov = Overlapped(self._ring)
-        if _is_cancel:
-            f = _WaitCancelFuture(ov, handle, None, loop=self._loop)
-        else:
-            f = _WaitHandleFuture(ov, handle, None, self, loop=self._loop)
+        # differs[D10]: _is_cancel would wait for an event of the wait's end.
+        f = _WaitHandleFuture(ov, handle, None, self, loop=self._loop)
         if f._source_traceback:
             del f._source_traceback[-1]
 
