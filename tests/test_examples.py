@@ -21,6 +21,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 
+# Servers end by Ctrl-C, which a process ignores from its start where who starts it does.
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 needs_policies = pytest.mark.skipif(
     not hasattr(asyncio, "set_event_loop_policy"), reason="asyncio has no policies any more")
 WAYS = [

@@ -19,8 +19,9 @@ def named(loop_factory):
 
 def run(code, loop_factory, *options):
     """Run code in a new interpreter, where `make` makes a loop; return what it has written, after its end."""
+    # Silent as by default, but for debug builds.
     done = subprocess.run(
-        [sys.executable, *options, "-c", "import asyncio, os, sys, threading, uringloop\n"
+        [sys.executable, "-W", "ignore::ResourceWarning", *options, "-c", "import asyncio, os, sys, threading, uringloop\n"
          f"make = {named(loop_factory)}\n{textwrap.dedent(code)}"],
         capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,9 @@ def nobody_left(loop):
 
 
 def python(code, *arguments):
-    return sys.executable, "-S", "-c", "import os, signal, sys, time\n" + code, *arguments
+    # Silent as by default, but for debug builds.
+    silent = "-W", "ignore::ResourceWarning"
+    return sys.executable, "-S", *silent, "-c", "import os, signal, sys, time\n" + code, *arguments
 
 
 async def start(*arguments, **options):

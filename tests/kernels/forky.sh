@@ -38,8 +38,10 @@ root=${FORKY:-$scratch/forky}
 root=$(realpath -m "$root")
 
 step "forky"
-packages=(g++ liburing-dev pkg-config doctest-dev strace iproute2 procps ca-certificates)
-for version in "${versions[@]}"; do packages+=("python$version" "python$version-dev" "python$version-venv"); done
+packages=(g++ liburing-dev pkg-config doctest-dev strace iproute2 procps ca-certificates openssl)
+for version in "${versions[@]}"; do
+    packages+=("python$version" "python$version-dev" "python$version-venv" "libpython$version-testsuite")
+done
 missing=()
 for package in "${packages[@]}"; do
     chroot "$root" dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q ^ii || missing+=("$package")
