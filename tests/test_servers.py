@@ -79,6 +79,28 @@ async def test_out_of_descriptors_then_on(loop, client, errors, monkeypatch):
     server.close()
 
 
+async def test_out_of_descriptors_pauses(loop, errors, monkeypatch, stack):
+    """It is told once and not tried turn after turn; the client waits in the backlog."""
+    monkeypatch.setattr(constants, "ACCEPT_RETRY_DELAY", 1000)
+    server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=1)
+    waiting = stack.enter_context(socket.socket())
+    with no_descriptor_left():
+        waiting.connect(address_of(server))
+        await until(lambda: errors)
+        count = len(errors)
+        await turns(50)
+    assert len(errors) == count <= 2  # later selector loops accept once more than the backlog
+    assert {context["exception"].errno for context in errors} == {errno.EMFILE}
+    assert errors[0]["socket"].getsockname() == address_of(server)
+    errors.clear()
+    await turns(50)
+    waiting.setblocking(False)
+    waiting.send(b"x")
+    with pytest.raises(BlockingIOError):
+        waiting.recv(1)
+    server.close()
+
+
 @pytest.mark.uringloop_only  # the selector loop serves on a closed socket, and says ValueError
 async def test_close_while_accept_pauses(loop, errors, monkeypatch, stack):
     monkeypatch.setattr(constants, "ACCEPT_RETRY_DELAY", 0.01)

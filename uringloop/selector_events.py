@@ -18,8 +18,9 @@ Must not be in here: transports, and anything of io_uring but the proactor's `_p
 # S3: No selector is made: the proactor waits, and its loop makes and closes the self-pipe. So the
 #     stdlib's __init__ and close are passed over.
 # S4: The ring holds the file of a descriptor that is waited for, and its peer would not see it
-#     closed. An object that is closed without being removed is found out by its fileno(), at the
-#     loop's next tick at the latest; of a closed number the peer learns when it is removed.
+#     closed. An object that is closed or detached without being removed is found out by its
+#     fileno(), at the loop's next tick at the latest, and is called no more; of a closed number the
+#     peer learns when it is removed.
 # S5: Of a descriptor that is ready for reading and for writing the selector loop calls the reader
 #     first; here it may be either.
 import os
