@@ -72,6 +72,13 @@ def narrow(stack, tmp_path):
     return ours, theirs
 
 
+def nobody_s_address():
+    """Of a host of its own: the port of who sends there may be the same, and it would hear itself."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.3.2.1", 0))
+        return sock.getsockname()
+
+
 def address_of(transport):
     return transport.get_extra_info("sockname")
 
@@ -329,11 +336,8 @@ async def test_empty_datagram_is_sent(loop, endpoint, peer, connected):
 
 
 async def test_port_unreachable_then_reading_goes_on(loop, endpoint, stack):
-    peer = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-    peer.bind(("127.0.0.1", 0))
-    address = peer.getsockname()
-    peer.close()
-    a = await endpoint(remote_addr=address)
+    address = nobody_s_address()
+    a = await endpoint(local_addr=("127.0.0.1", 0), remote_addr=address)
     for number in range(1, 4):
         a[0].sendto(b"nobody there")
         await until(lambda: len(a[1].errors) >= number)
@@ -352,12 +356,9 @@ async def test_port_unreachable_then_reading_goes_on(loop, endpoint, stack):
 IP_RECVERR = getattr(socket, "IP_RECVERR", 11)
 
 
-async def test_port_unreachable_unconnected(endpoint, peer, stack):
+async def test_port_unreachable_unconnected(endpoint, peer):
     """Errors of an unconnected socket come to who asks for them, and to nobody else."""
-    gone = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-    gone.bind(("127.0.0.1", 0))
-    address = gone.getsockname()
-    gone.close()
+    address = nobody_s_address()
     a, deaf = await endpoint(), await endpoint()
     a[0].get_extra_info("socket").setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     for number in range(1, 4):
@@ -374,13 +375,9 @@ async def test_port_unreachable_unconnected(endpoint, peer, stack):
     await closed(a, deaf)
 
 
-async def test_port_unreachable_in_the_middle_of_what_is_sent(endpoint, stack):
+async def test_port_unreachable_in_the_middle_of_what_is_sent(endpoint):
     """Each send may be told of the one before; what follows is sent all the same."""
-    peer = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-    peer.bind(("127.0.0.1", 0))
-    address = peer.getsockname()
-    peer.close()
-    a = await endpoint(remote_addr=address)
+    a = await endpoint(local_addr=("127.0.0.1", 0), remote_addr=nobody_s_address())
     for number in range(20):
         a[0].sendto(b"%d" % number)
     await until(lambda: a[1].errors)
