@@ -36,7 +36,9 @@ constexpr std::int64_t kMillisecond = 1000000;
 constexpr std::int64_t kSecond = 1000 * kMillisecond;
 // What a turn may sleep: whatever a test waits for is there long before.
 constexpr std::int64_t kTurn = kSecond;
-constexpr int kPatience = 5000;  // milliseconds that poll(2) waits for the other side
+// Milliseconds that poll(2) waits for the other side.  A reader that gave up early, on a slow
+// machine, would leave its writer waiting for ever.
+constexpr int kPatience = 60000;
 
 int open_files() {
   int count = 0;

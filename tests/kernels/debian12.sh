@@ -22,7 +22,7 @@ elif [ $# != 0 ]; then
     die "unknown argument $1: only --suite, and after it pytest's, are known"
 fi
 # The emulator is stopped after so many seconds: far more than it takes.
-time_limit=$([ -n "$suite" ] && echo 5400 || echo 420)
+time_limit=$([ -n "$suite" ] && echo 5400 || echo 570)
 memory=$([ -n "$suite" ] && echo 4096 || echo 1024)
 
 [ "$(uname -m)" = x86_64 ] || die "this boots an amd64 kernel with an amd64 user land: run it on amd64"
@@ -221,7 +221,7 @@ ring.close()
 PROGRAM
 
 # Random programs and failing calls, most of the time, are the simulated kernel's, and tell nothing of this one.
-check "C++ tests" 240 "$cpp_tests" --no-breaks --no-colors --source-file-exclude='*/test_proactor_random.cpp,*/test_proactor_errors.cpp'
+check "C++ tests" 420 "$cpp_tests" --no-breaks --no-colors --source-file-exclude='*/test_proactor_random.cpp,*/test_proactor_errors.cpp'
 for way in runner run policy; do
     check "Quick Start: $way" 60 check_quickstart "$python" -W error::ResourceWarning examples/echo.py "$way"
 done
