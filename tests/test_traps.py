@@ -93,6 +93,39 @@ async def test_transports_on_the_same_number_one_after_the_other(loop, connect):
 
 
 @pytest.mark.uringloop_only
+async def test_number_reused_while_another_socket_is_asked_for_its_own(loop, stack):
+    """Asked before a submission, a socket's fileno() ends the next operation of the queue: the rest is asked as well."""
+
+    class Asked(socket.socket):
+        def fileno(self):
+            if ending:
+                ending.pop().cancel()
+            return super().fileno()
+
+    def a_pair():
+        pair = socket.socketpair()
+        for sock in pair:
+            stack.enter_context(sock).setblocking(False)
+        return pair
+
+    ending = []
+    (first, _), (second, _), (third, theirs), (mine, peer) = (a_pair() for _ in range(4))
+    asked = stack.enter_context(Asked(fileno=first.detach()))
+    sends = [loop._proactor.send(sock, b"for %d" % number) for number, sock in enumerate((asked, second, third))]
+    fd = third.fileno()
+    third.close()
+    os.dup2(mine.fileno(), fd)
+    owner = stack.enter_context(socket.socket(fileno=fd))
+    ending.append(sends[1])
+    outcomes = await asyncio.gather(*sends, return_exceptions=True)
+    assert outcomes[0] == 5 and isinstance(outcomes[1], asyncio.CancelledError)
+    assert isinstance(outcomes[2], OSError) and outcomes[2].errno == errno.EBADF
+    for sock in (peer, owner):
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+
+
+@pytest.mark.uringloop_only
 async def test_number_reused_beside_a_receive_of_the_proactor(loop, pair, stack):
     """Nobody watches its socket: it ends when the next owner of the number comes to the proactor."""
     a, b = pair

@@ -350,6 +350,9 @@ cdef class Ring:
                 ov = self._slots[<uint32_t> key]
                 if ov is not None and ov._lost():
                     self._proactor.cancel(key, -EBADF)
+                # The next one may have left the queue by now: its own next is of another list.
+                if slot != kNoSlot and self._proactor.peek(slot).state != State.kQueued:
+                    slot = self._proactor.first_queued()
         return 0
 
     cdef bint _check_watched(self, uint32_t limit) except -1:
