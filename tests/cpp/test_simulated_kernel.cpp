@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -493,10 +494,14 @@ TEST_CASE("Backing::kReal: a thread that sleeps lets others in, and wakes by wha
 
 TEST_CASE("Backing::kReal: what a thread left behind when it ended, ends with the orphans' result") {
   Real real;
+  pid_t thread = 0;
   std::thread([&] {
+    thread = gettid();
     io_uring_prep_poll_add(real.ring.get_sqe(), real.sockets.fds[0], POLLIN);
     CHECK(real.ring.enter(false, 0) == 1);
   }).join();
+  // A join returns a little before the kernel forgets the thread.
+  while (syscall(SYS_tgkill, getpid(), thread, 0) == 0) std::this_thread::yield();
   real.sockets.close(1);
   CHECK(real.ring.enter(true, -1) == 0);
   io_uring_cqe cqe;
