@@ -533,3 +533,45 @@ def test_is_a_selector_loop_but_for_the_selector():
     public = {name for name in vars(BaseSelectorEventLoop) if hasattr(asyncio.BaseEventLoop, name)}
     inherited = {name for name in public if getattr(cls, name) is vars(BaseSelectorEventLoop)[name]}
     assert inherited - {"__module__", "__doc__"} == {"add_reader", "remove_reader", "add_writer", "remove_writer"}
+
+
+@pytest.mark.uringloop_only("an object that is closed without being removed is noticed")
+async def test_idle_objects_are_looked_at_now_and_then(loop, pair):
+    """Hundreds of readers do not cost each turn hundreds of looks; one that is closed is found all the same."""
+    looks = 0
+
+    class Reader:
+        def __init__(self, sock):
+            self.sock = sock
+
+        def fileno(self):
+            nonlocal looks
+            looks += 1
+            return self.sock.fileno()
+
+    count, round_trips = 300, 300
+    with contextlib.ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(count)]
+        readers = [Reader(one) for one, _ in pairs]
+        for reader in readers:
+            loop.add_reader(reader, print)
+        ours, theirs = pair
+        looks = 0
+        start = loop.time()
+        for _ in range(round_trips):
+            receiving = asyncio.ensure_future(loop.sock_recv(ours, 1))
+            await turns(1)
+            # From another thread, so that the loop sleeps.
+            await loop.run_in_executor(None, theirs.send, b"x")
+            await receiving
+        # Ten milliseconds lie between two looks at all, of which a slow machine makes the more, and the
+        # turns that do not look at all look at 64.
+        full_looks = (loop.time() - start) / 0.01 + 2
+        assert looks < count * full_looks + 64 * 5 * round_trips
+        closed, peer = pairs[count // 2]
+        peer.setblocking(False)
+        closed.close()
+        async with asyncio.timeout(30):
+            assert await loop.sock_recv(peer, 1) == b""
+        for reader in readers:
+            loop.remove_reader(reader)

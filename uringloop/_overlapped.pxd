@@ -134,6 +134,7 @@ cdef class Ring:
     cdef void* _scratch          # what receives go through, to be copied at their true size
     cdef unsigned long _thread   # who called wait() last
     cdef uint32_t _watch_cursor
+    cdef int64_t _look_due      # when wait() may look at all watched ones again
     cdef object __weakref__
 
     cdef int _check(self) except -1

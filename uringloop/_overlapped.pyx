@@ -73,8 +73,11 @@ cdef unsigned CQ_ENTRIES = 2048
 # than a large one that is shrunk (above 128 KiB glibc maps and unmaps memory for each).
 cdef Py_ssize_t SCRATCH_SIZE = 256 * 1024
 
-# Owners that wait() looks at in a turn that does not sleep; one that sleeps looks at all.
+# Owners that wait() looks at in each turn.  One that is about to sleep looks at all, but when there are
+# more, not again within the interval, in nanoseconds: the sleep is cut short there, for another look.
+# Else thousands of idle operations would cost each turn its time.
 cdef uint32_t WATCH_BATCH = 64
+cdef int64_t WATCH_INTERVAL = 10_000_000
 
 # How long a ring that is dropped without a close() waits for the kernel to let go, in nanoseconds.
 cdef int64_t DROP_PATIENCE = 5_000_000_000
@@ -293,6 +296,8 @@ cdef class Ring:
     cdef int _wait(self, int64_t timeout_ns) except -1:
         cdef Proactor* proactor = self._proactor
         cdef int64_t deadline = 0
+        cdef int64_t now, nap_ns
+        cdef uint32_t limit
         cdef int error
         cdef bint sleep
         if PyThread_get_thread_ident() != self._thread:
@@ -305,15 +310,25 @@ cdef class Ring:
             if proactor.first_queued() != kNoSlot:
                 self._check_queued()
             sleep = timeout_ns != 0 and proactor.quiet()
+            nap_ns = timeout_ns
             if proactor.watched():
-                if self._check_watched(kNoSlot if sleep else WATCH_BATCH):
+                limit = WATCH_BATCH
+                if sleep and proactor.watched() > WATCH_BATCH:
+                    now = proactor.now()
+                    if now < self._look_due:
+                        if timeout_ns < 0 or timeout_ns > self._look_due - now:
+                            nap_ns = self._look_due - now
+                    else:
+                        limit = kNoSlot
+                        self._look_due = now + WATCH_INTERVAL
+                if self._check_watched(limit):
                     sleep = sleep and proactor.quiet()
             error = proactor.prepare()
             sleep = sleep and proactor.idle()
             if error == 0:
                 if sleep or proactor.large_copy():
                     with nogil:
-                        error = proactor.enter(sleep, timeout_ns)
+                        error = proactor.enter(sleep, nap_ns)
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()

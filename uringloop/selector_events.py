@@ -19,8 +19,8 @@ Must not be in here: transports, and anything of io_uring but the proactor's `_p
 #     stdlib's __init__ and close are passed over.
 # S4: The ring holds the file of a descriptor that is waited for, and its peer would not see it
 #     closed. An object that is closed or detached without being removed is found out by its
-#     fileno(), at the loop's next tick at the latest, and is called no more; of a closed number the
-#     peer learns when it is removed.
+#     fileno(), as soon as D18 says, and is called no more; of a closed number the peer learns when
+#     it is removed.
 # S5: Of a descriptor that is ready for reading and for writing the selector loop calls the reader
 #     first; here it may be either.
 import os

@@ -50,8 +50,9 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D17: `concurrency` says how many threads may run on a completion port; a ring has one. What can
 #     be chosen here is the rung of the set-up ladder and, in tests, the kernel.
 # D18: A socket that its user closes beside a pending operation ends it with OSError(EBADF), at the
-#     loop's next tick at the latest; the peer sees the end of the stream. The selector loop waits
-#     for ever, and may read from the descriptor number's next owner.
+#     loop's next tick at the latest, or, where more than 64 such operations wait, ten milliseconds
+#     later; the peer sees the end of the stream. The selector loop waits for ever, and may read from
+#     the descriptor number's next owner.
 # D19: A nested run_forever() raises RuntimeError before anything is changed; on 3.13.0 its
 #     clean-up would undo the set-up of the run around it.
 # D20: Reading of the self-pipe starts with the run and not with the run's first callback: that would
