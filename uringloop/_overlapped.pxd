@@ -140,7 +140,8 @@ cdef class Ring:
     cdef int _check(self) except -1
     cdef int _bind(self, bint force=*) except -1
     cdef int _check_queued(self) except -1
-    cdef bint _check_watched(self, uint32_t limit) except -1
+    cdef int64_t _check_watched(self, bint sleep, int64_t timeout_ns) except? -2
+    cdef int _close(self) except -1
     cdef int _wait(self, int64_t timeout_ns) except -1
     cdef Overlapped _next(self)
     cdef int _settle(self, int fd) except -1

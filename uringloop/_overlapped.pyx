@@ -195,7 +195,6 @@ cdef class Ring:
 
     def __del__(self):
         cdef Proactor* proactor = self._proactor
-        cdef Overlapped ov
         # Without a proactor: the arguments were refused.
         if proactor is NULL:
             return
@@ -203,10 +202,8 @@ cdef class Ring:
         if proactor.in_flight():
             with nogil:
                 proactor.drain(DROP_PATIENCE)
-        proactor.close()
-        # While they are whole: the collector is about to take them apart.
-        while (ov := self._next()) is not None:
-            ov._leave()
+        # While the operations are whole: the collector is about to take them apart.
+        self._close()
 
     def __repr__(self):
         state = f"fd={self._proactor.ring_fd()}" if self._proactor.is_open() else "closed"
@@ -296,8 +293,7 @@ cdef class Ring:
     cdef int _wait(self, int64_t timeout_ns) except -1:
         cdef Proactor* proactor = self._proactor
         cdef int64_t deadline = 0
-        cdef int64_t now, nap_ns
-        cdef uint32_t limit
+        cdef int64_t nap_ns
         cdef int error
         cdef bint sleep
         if PyThread_get_thread_ident() != self._thread:
@@ -312,17 +308,8 @@ cdef class Ring:
             sleep = timeout_ns != 0 and proactor.quiet()
             nap_ns = timeout_ns
             if proactor.watched():
-                limit = WATCH_BATCH
-                if sleep and proactor.watched() > WATCH_BATCH:
-                    now = proactor.now()
-                    if now < self._look_due:
-                        if timeout_ns < 0 or timeout_ns > self._look_due - now:
-                            nap_ns = self._look_due - now
-                    else:
-                        limit = kNoSlot
-                        self._look_due = now + WATCH_INTERVAL
-                if self._check_watched(limit):
-                    sleep = sleep and proactor.quiet()
+                nap_ns = self._check_watched(sleep, timeout_ns)
+                sleep = sleep and proactor.quiet()
             error = proactor.prepare()
             sleep = sleep and proactor.idle()
             if error == 0:
@@ -370,13 +357,21 @@ cdef class Ring:
                     slot = self._proactor.first_queued()
         return 0
 
-    cdef bint _check_watched(self, uint32_t limit) except -1:
-        """End operations whose socket the user has closed; at most `limit` are looked at."""
+    cdef int64_t _check_watched(self, bint sleep, int64_t timeout_ns) except? -2:
+        """End operations whose socket the user has closed; return how long to sleep until the next look."""
         cdef uint32_t slot = self._watch_cursor
         cdef uint32_t looked = 0
+        cdef uint32_t limit = WATCH_BATCH
         cdef uint32_t watched = self._proactor.watched()
+        cdef int64_t until_due
         cdef Overlapped ov
-        cdef bint found = False
+        if sleep and watched > WATCH_BATCH:
+            until_due = self._look_due - self._proactor.now()
+            if until_due <= 0:
+                limit = kNoSlot
+                self._look_due = self._proactor.now() + WATCH_INTERVAL
+            elif timeout_ns < 0 or timeout_ns > until_due:
+                timeout_ns = until_due
         while looked < limit and looked <= watched:
             slot = self._proactor.next_watched(slot)
             looked += 1
@@ -387,9 +382,8 @@ cdef class Ring:
             slot += 1
             if ov is not None and ov._lost():
                 self._proactor.cancel(ov._key, -EBADF)
-                found = True
         self._watch_cursor = slot
-        return found
+        return timeout_ns
 
     def next(self):
         """Return the next completed operation, or None."""
@@ -409,10 +403,6 @@ cdef class Ring:
             ov._abandoned = completion.abandoned
             return ov
         return None
-
-    def drop(self, Overlapped ov not None):
-        """Take a completed operation out of the table."""
-        ov._leave()
 
     def wake(self):
         """End the sleep of the thread in wait(); for any thread."""
@@ -458,8 +448,15 @@ cdef class Ring:
         return 0
 
     def close(self):
-        """Close the ring.  Operations still in flight complete with ECANCELED."""
+        """Close the ring.  Operations still in flight end, and give their buffers back."""
+        self._close()
+
+    cdef int _close(self) except -1:
+        cdef Overlapped ov
         self._proactor.close()
+        while (ov := self._next()) is not None:
+            ov._leave()
+        return 0
 
 
 @cython.freelist(256)

@@ -966,9 +966,6 @@ cdef class IouringProactor:
             self._poll(min(msg_update, give_up - now))
 
         self._ring.close()
-        # What the closing ring ended.
-        while (last := self._ring.next()) is not None:
-            self._ring.drop(last)
         self._results = []
 
     # stdlib: IocpProactor.__del__
