@@ -109,12 +109,13 @@ def drawn_chances(seed):
     return {name: draw.randrange(most) if draw.random() < 0.5 else 0 for name, most in HARMLESS.items()}
 
 
-def simulated_proactor(seed, faults=True, rung=None):
+def simulated_proactor(seed, faults=True, rung=None, cls=uringloop.IouringProactor):
     """Return (IouringProactor, Simulation).
 
     faults: True for harmless ones of all kinds, drawn from the seed, and queues of any size; False for none; or
     {name: of a thousand}, the names being those of the kernel's `chances`.
     rung: of the set-up ladder, see IouringProactor; None: drawn from the seed.
+    cls: of the proactor.
     """
     simulation = Simulation(seed)
     kernel = simulation.kernel
@@ -126,7 +127,7 @@ def simulated_proactor(seed, faults=True, rung=None):
         kernel.set_limit("largest_cq", entries << kernel.below(3))
         kernel.set_limit("busy_on_overflow", kernel.below(2))
         faults = drawn_chances(seed)
-    proactor = uringloop.IouringProactor(rung, kernel=kernel.capsule)
+    proactor = cls(rung, kernel=kernel.capsule)
     for name, often in (faults or {}).items():
         kernel.set_chance(name, often)
     return proactor, simulation

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import ssl
@@ -40,22 +41,40 @@ def reset(sock):
     sock.close()
 
 
-def fill(sock):
-    """Write until the socket takes no more; return the number of bytes."""
+def fill(end, size=65536):
+    """Write until the non-blocking socket or pipe, an object or a number, takes no more; return the number of bytes.
+
+    size: of a write; one of datagrams must fit into one.
+    """
+    number = end if isinstance(end, int) else end.fileno()
     total = 0
     with contextlib.suppress(BlockingIOError):
         while True:
-            total += sock.send(bytes(65536))
+            total += os.write(number, bytes(size))
     return total
 
 
-def drain(sock):
-    """Read what has arrived at a non-blocking socket."""
+def drain(end):
+    """Read what has arrived at a non-blocking socket or pipe."""
     data = bytearray()
     with contextlib.suppress(BlockingIOError):
-        while block := sock.recv(1 << 20):
+        while block := os.read(end.fileno(), 1 << 20):
             data += block
     return bytes(data)
+
+
+@contextlib.contextmanager
+def full_fifo(path):
+    """(reader, writer) of a FIFO whose writes wait in the kernel, which has their buffer by then.
+
+    A FIFO knows no RWF_NOWAIT, and its writer is not O_NONBLOCK.
+    """
+    os.mkfifo(path)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as reader, open(path, "wb", 0) as writer:
+        os.set_blocking(writer.fileno(), False)
+        fill(writer, 4096)
+        os.set_blocking(writer.fileno(), True)
+        yield reader, writer
 
 
 async def read_all(loop, sock):
@@ -147,6 +166,52 @@ class Recorder(asyncio.Protocol):
     async def received(self, size):
         await until(lambda: len(self.data) >= size)
         return bytes(self.data)
+
+
+class Buffered(asyncio.BufferedProtocol):
+    """Receives in pieces of at most `size` bytes, into one buffer."""
+
+    def __init__(self, size=1000):
+        self.transport = None
+        # sslproto fills slices of it; one of a bytearray would be a copy.
+        self.buffer = memoryview(bytearray(size))
+        self.data = bytearray()
+        self.updates = []
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.data += self.buffer[:count]
+        self.updates.append(count)
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+async def check_protocol_changes(transport, first, write, *peers, buffered=Buffered):
+    """Give the transport of `first` a `buffered` and then another Recorder: each gets what is written in its time.
+
+    write: on the other side; peers: (transport, protocol) of what is closed along.
+    """
+    write(b"first")
+    await first.received(5)
+    second = buffered()
+    transport.set_protocol(second)
+    assert transport.get_protocol() is second
+    write(b"second")
+    await until(lambda: second.data == b"second")
+    third = Recorder()
+    third.connection_made(transport)
+    transport.set_protocol(third)
+    write(b"third")
+    assert await third.received(5) == b"third"
+    await closed(*peers, (transport, third))
+    assert first.data == b"first" and second.data == b"second"
 
 
 class Echo(asyncio.Protocol):

@@ -117,15 +117,25 @@ async def test_happy_eyeballs_goes_on_at_once_after_an_error(loop, resolve):
 
 
 @pytest.mark.parametrize("delay", [None, 0.001])
-async def test_cancelled_between_addresses(loop, resolve, hole, delay):
+async def test_cancelled_between_addresses(loop, resolve, hole, monkeypatch, delay):
     """No attempt is left behind."""
+    attempts = []
+    sock_connect = loop.sock_connect
+
+    async def counted(sock, address):
+        attempts.append(sock)
+        await sock_connect(sock, address)
+
+    monkeypatch.setattr(loop, "sock_connect", counted)
     resolve(somewhere=[hole.getsockname()] * 3)
     connecting = asyncio.create_task(
         loop.create_connection(Recorder, "somewhere", 1, happy_eyeballs_delay=delay))
-    await asyncio.sleep(0.02)
+    await until(lambda: len(attempts) == (1 if delay is None else 3))
+    await turns(3)
     connecting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await connecting
+    assert all(sock.fileno() == -1 for sock in attempts)
 
 
 @pytest.mark.parametrize("interleave", [None, 1, 2])

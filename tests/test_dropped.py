@@ -5,9 +5,7 @@ What is dropped ends as with close(): the proactor's, as `IocpProactor` does it,
 
 import asyncio
 import concurrent.futures
-import contextlib
 import gc
-import os
 import socket
 import weakref
 
@@ -15,7 +13,7 @@ import pytest
 
 import simulation
 import uringloop
-from support import fill, some_bytes, turns
+from support import drain, fill, full_fifo, some_bytes, turns
 from uringloop import _overlapped
 
 
@@ -38,11 +36,9 @@ def make(request):
     def make(cls, rung):
         if request.param is None:
             return cls(rung)
-        kernel = simulation.Simulation(request.param)
+        proactor, kernel = simulation.simulated_proactor(
+            request.param, simulation.drawn_chances(request.param), rung, cls)
         kernels.append(kernel)
-        proactor = cls(rung, kernel=kernel.kernel.capsule)
-        for name, often in simulation.drawn_chances(request.param).items():
-            kernel.kernel.set_chance(name, often)
         return proactor
 
     yield make
@@ -52,17 +48,7 @@ def make(request):
 
 @pytest.fixture
 def fifo(stack, tmp_path):
-    """A FIFO that is full, whose writes wait in the kernel, which has their buffer by then."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    reader = stack.enter_context(open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0))
-    writer = stack.enter_context(open(path, "wb", 0))
-    os.set_blocking(writer.fileno(), False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer.fileno(), bytes(4096))
-    os.set_blocking(writer.fileno(), True)
-    return reader, writer
+    return stack.enter_context(full_fifo(tmp_path / "fifo"))
 
 
 class World:
@@ -114,15 +100,6 @@ def loops(stack):
     return loop
 
 
-def read_all_there_is(reader):
-    data = b""
-    while True:
-        try:
-            data += os.read(reader.fileno(), 65536)
-        except BlockingIOError:
-            return data
-
-
 @pytest.mark.parametrize("rung", [0, 1, 2])
 @pytest.mark.parametrize("cls", [uringloop.IouringProactor, Careless])
 @pytest.mark.parametrize("futures", ["forgotten", "remembered"])
@@ -143,7 +120,7 @@ def test_proactor_dropped(world, fifo, cls, rung, futures):
         del operation
         gc.collect()
     assert w.are_free() == [True, True]
-    assert read_all_there_is(fifo[0]).count(0) == 65536
+    assert drain(fifo[0]).count(0) == 65536
 
 
 @pytest.mark.parametrize("cls", [uringloop.IouringProactor, Careless])
@@ -162,7 +139,7 @@ def test_proactor_dropped_by_another_thread(world, fifo, cls):
     # The send waits by a poll, which reads no memory.
     assert w.are_free() == [False, True]
     assert len(kept) == before + 1
-    assert read_all_there_is(fifo[0]).count(0) == 65536
+    assert drain(fifo[0]).count(0) == 65536
     # As if the kernel had told: this test's buffers live on.
     del kept[before:]
     assert w.are_free() == [True, True]
@@ -192,4 +169,4 @@ def test_loop_dropped(make, fifo, stack, rung):
     assert gone() is None
     for buffer in buffers:
         buffer.append(0)
-    assert read_all_there_is(reader).count(0) == 65536
+    assert drain(reader).count(0) == 65536

@@ -18,7 +18,7 @@ import pytest
 
 import simulation
 import uringloop
-from support import drain, fill, turns
+from support import drain, fill, some_bytes, turns
 
 CANARY = b"!"
 SIZE = 3 * mmap.PAGESIZE
@@ -36,7 +36,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def some_data(seed):
     """Bytes among which there is no canary, and nothing of what a pipe is filled with."""
-    return random.Random(seed).randbytes(SIZE).replace(CANARY, b"?").replace(b"\0", b"0")
+    return some_bytes(SIZE, seed).replace(CANARY, b"?").replace(b"\0", b"0")
 
 
 def protect(memory, protection):
@@ -157,24 +157,13 @@ class Ends:
 
     def fill(self):
         """Leave no room, so that a send has to wait; bytes that are not of any buffer."""
-        if self.kind == socket.SOCK_STREAM:
-            fill(self.ours)
-        else:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    os.write(self.ours.fileno(), bytes(4096))
+        fill(self.ours, 65536 if self.kind == socket.SOCK_STREAM else 4096)
         if self.kind == "fifo":
             # What waits for room waits in the kernel, which has the buffer.
             os.set_blocking(self.ours.fileno(), True)
 
     def take(self):
-        if self.kind == socket.SOCK_STREAM:
-            return drain(self.theirs)
-        data = b""
-        with contextlib.suppress(BlockingIOError):
-            while block := os.read(self.theirs.fileno(), 65536):
-                data += block
-        return data
+        return drain(self.theirs)
 
 
 def by_the_loop(method, *arguments):

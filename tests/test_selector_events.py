@@ -16,7 +16,7 @@ from asyncio.selector_events import BaseSelectorEventLoop
 import pytest
 
 import uringloop
-from support import Recorder, some_bytes, turns, until
+from support import Recorder, fill, some_bytes, turns, until
 
 
 @pytest.fixture
@@ -270,9 +270,7 @@ async def test_pidfd(loop, calls):
 async def test_full_pipe_becomes_writable(loop, calls):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writing, bytes(65536))
+    fill(writing)
     loop.add_writer(writing, calls.append, 1)
     await turns(5)
     assert calls == []
@@ -286,9 +284,7 @@ async def test_full_pipe_becomes_writable(loop, calls):
 async def test_writer_is_told_of_a_reader_that_leaves(loop, calls):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writing, bytes(65536))
+    fill(writing)
     loop.add_writer(writing, calls.append, 1)
     os.close(reading)
     await until(lambda: calls)

@@ -18,7 +18,7 @@ import pytest
 
 import simulation
 import uringloop
-from support import certificate_contexts, read_all, read_exactly, some_bytes, tcp_pair, turns, until
+from support import certificate_contexts, full_fifo, read_all, read_exactly, some_bytes, tcp_pair, turns, until
 from uringloop import _overlapped
 
 SEEDS = range(1, 9)
@@ -389,19 +389,11 @@ def test_loop_moves_from_thread_to_thread(seed):
 
 def test_changed_buffer_is_a_violation(tmp_path):
     """What the kernel is to send must stay as it is until its last word: the check can fail."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
     proactor, kernel = simulation.simulated_proactor(1, faults=False)
     loop = uringloop.IouringProactorEventLoop(proactor)
 
     async def program():
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as reader, open(path, "wb", 0) as writer:
-            # A write that waits for room in the kernel: a FIFO knows no RWF_NOWAIT, and is not set O_NONBLOCK.
-            os.set_blocking(writer.fileno(), False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    os.write(writer.fileno(), bytes(4096))
-            os.set_blocking(writer.fileno(), True)
+        with full_fifo(tmp_path / "fifo") as (reader, writer):
             data = bytearray(100)
             writing = proactor.send(writer, data)
             await turns(3)

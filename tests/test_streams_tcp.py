@@ -11,7 +11,22 @@ import socket
 
 import pytest
 
-from support import Echo, Recorder, close, drain, fill, needs_ipv6, read_all, reset, some_bytes, tcp_pair, turns, until
+from support import (
+    Buffered,
+    Echo,
+    Recorder,
+    check_protocol_changes,
+    close,
+    drain,
+    fill,
+    needs_ipv6,
+    read_all,
+    reset,
+    some_bytes,
+    tcp_pair,
+    turns,
+    until,
+)
 
 # -- what a connection says about itself --
 
@@ -155,30 +170,19 @@ async def test_write_refuses_what_is_no_bytes(loop, connect, pair):
     await protocol.lost
 
 
-class Buffered(asyncio.BufferedProtocol):
-    """Receives in pieces of at most `size` bytes, into one buffer."""
-
-    def __init__(self, size=1000):
-        self.buffer = bytearray(size)
-        self.data = bytearray()
-        self.lost = asyncio.get_running_loop().create_future()
+class PlainBuffered(Buffered):
+    """Its buffer is a bytearray and no view of one."""
 
     def get_buffer(self, sizehint):
-        return self.buffer
-
-    def buffer_updated(self, count):
-        self.data += self.buffer[:count]
+        return self.buffer.obj
 
     def eof_received(self):
         self.data += b"EOF"
 
-    def connection_lost(self, exc):
-        self.lost.set_result(exc)
-
 
 async def test_buffered_protocol(loop, connect, pair):
     ours, theirs = pair
-    _, protocol = await connect(ours, Buffered)
+    _, protocol = await connect(ours, PlainBuffered)
     data = some_bytes(1_000_000)
     await loop.sock_sendall(theirs, data)
     theirs.shutdown(socket.SHUT_WR)
@@ -189,21 +193,7 @@ async def test_buffered_protocol(loop, connect, pair):
 async def test_set_protocol_between_kinds(loop, connect, pair):
     ours, theirs = pair
     transport, first = await connect(ours)
-    theirs.send(b"first")
-    await first.received(5)
-    second = Buffered()
-    transport.set_protocol(second)
-    assert transport.get_protocol() is second
-    theirs.send(b"second")
-    await until(lambda: second.data == b"second")
-    third = Recorder()
-    third.connection_made(transport)
-    transport.set_protocol(third)
-    theirs.send(b"third")
-    assert await third.received(5) == b"third"
-    transport.close()
-    assert await third.lost is None
-    assert first.data == b"first" and second.data == b"second"
+    await check_protocol_changes(transport, first, theirs.send, buffered=PlainBuffered)
 
 
 # -- flow control --
@@ -607,12 +597,12 @@ class RaisesInEof(Recorder):
         raise Bug
 
 
-class RaisesInBuffer(Buffered):
+class RaisesInBuffer(PlainBuffered):
     def buffer_updated(self, count):
         raise Bug
 
 
-class RaisesInGetBuffer(Buffered):
+class RaisesInGetBuffer(PlainBuffered):
     def get_buffer(self, sizehint):
         raise Bug
 
@@ -634,7 +624,7 @@ async def test_protocol_raises(loop, connect, errors, pair, factory):
 
 async def test_get_buffer_returns_an_empty_one(loop, connect, errors, pair):
     ours, theirs = pair
-    _, protocol = await connect(ours, lambda: Buffered(size=0))
+    _, protocol = await connect(ours, lambda: PlainBuffered(size=0))
     theirs.send(b"x")
     assert isinstance(await protocol.lost, RuntimeError)
     assert "empty buffer" in str(errors.pop()["exception"])

@@ -12,9 +12,11 @@ import pytest
 
 from support import (
     CERTIFICATE,
+    Buffered,
     Echo,
     Recorder,
     certificate_contexts,
+    check_protocol_changes,
     close,
     closed,
     read_all,
@@ -148,31 +150,6 @@ async def test_pause_reading(connected, tls):
     await closed((client, sent), (server, received))
 
 
-class Buffered(asyncio.BufferedProtocol):
-    """Receives in pieces of at most `size` bytes, into one buffer."""
-
-    def __init__(self, size=1000):
-        self.transport = None
-        # sslproto fills slices of it; one of a bytearray would be a copy.
-        self.buffer = memoryview(bytearray(size))
-        self.data = bytearray()
-        self.updates = []
-        self.lost = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport):
-        self.transport = transport
-
-    def get_buffer(self, sizehint):
-        return self.buffer
-
-    def buffer_updated(self, count):
-        self.data += self.buffer[:count]
-        self.updates.append(count)
-
-    def connection_lost(self, exc):
-        self.lost.set_result(exc)
-
-
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
 async def test_buffered_protocol(connected, tls, size):
     """Records are handed out in pieces of the buffer's size, or as they are."""
@@ -189,20 +166,7 @@ async def test_buffered_protocol(connected, tls, size):
 
 async def test_set_protocol_between_kinds(connected, tls):
     (client, sent), (server, first) = await both(connected, tls)
-    client.write(b"first")
-    await first.received(5)
-    second = Buffered()
-    server.set_protocol(second)
-    assert server.get_protocol() is second
-    client.write(b"second")
-    await until(lambda: second.data == b"second")
-    third = Recorder()
-    third.connection_made(server)
-    server.set_protocol(third)
-    client.write(b"third")
-    assert await third.received(5) == b"third"
-    await closed((client, sent), (server, third))
-    assert first.data == b"first" and second.data == b"second"
+    await check_protocol_changes(server, first, client.write, (client, sent))
 
 
 async def test_flow_control(connected, tls):
