@@ -17,13 +17,11 @@ test_state_machine.py does more kinds of things; this is faster, has faults, and
 """
 
 import argparse
-import asyncio
 import contextlib
 import errno
 import gc
 import random
 import socket
-import sys
 import warnings
 
 import simulation
