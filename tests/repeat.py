@@ -58,7 +58,8 @@ def reserve():
     Python gives an arena back when its last block goes, and when that is depends on which block is where.  None of
     these can go; what a run takes for a time it finds in them.
     """
-    size = 512
+    # With what a debug build puts around each block it must still be small enough for an arena, which is 512 bytes.
+    size = 256
     blocks = [bytes(size - sys.getsizeof(b"")) for _ in range(RESERVE * 2**20 // size)]
     return blocks[:: 2**19 // size]
 
