@@ -359,6 +359,23 @@ async def test_write_is_refused_meanwhile(loop, plain, large_file):
     assert len(received) == 5_000_006 and received.endswith(b"\0behind")
 
 
+async def test_second_sendfile_is_refused_meanwhile(loop, plain, file, large_file):
+    """By what each loop happens to trip over, and the first one goes on."""
+    transport, protocol, peer = await plain()
+    sending = asyncio.create_task(loop.sendfile(transport, large_file, 0, 5_000_000))
+    await turns(5)
+    with pytest.raises((KeyError, RuntimeError)):
+        await loop.sendfile(transport, file)
+    assert file.tell() == 0
+    reading = asyncio.create_task(read_all(loop, peer))
+    assert await sending == 5_000_000
+    transport.write(b"behind")
+    transport.close()
+    assert await protocol.lost is None
+    received = await reading
+    assert len(received) == 5_000_006 and received.endswith(b"\0behind")
+
+
 # -- what happens in the middle --
 
 
