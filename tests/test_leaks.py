@@ -133,3 +133,34 @@ def test_repeated_workload(loop_factory, tls, loops):
         blocks.append(sys.getallocatedblocks())
     runner.close()
     assert blocks[4] - blocks[2] <= blocks[2] / 1000, blocks
+
+
+def test_types_of_cython(loop_factory):
+    """An object that goes gives back the reference to its type; it is seen nowhere but in the type's count."""
+    def counts():
+        gc.collect()
+        return {kind: sys.getrefcount(kind) for kind in object.__subclasses__()
+                if kind.__module__.startswith(("_cython", "uringloop"))}
+
+    async def use(loop):
+        a, b = socket.socketpair()
+        with a, b:
+            a.setblocking(False)
+            b.setblocking(False)
+            waiting = loop.create_task(loop.sock_recv(a, 10))
+            await turns(1)
+            if hasattr(loop, "_proactor"):
+                assert "Overlapped" in repr(loop._proactor)
+            await loop.sock_sendall(b, b"x")
+            await waiting
+
+    before = {}
+    for time in range(3):
+        for _ in range(50):
+            loop = loop_factory()
+            loop.run_until_complete(use(loop))
+            loop.close()
+        after = counts()
+        grown = {kind: after[kind] - before[kind] for kind in before if after[kind] > before[kind] + 5}
+        before = after
+    assert not grown

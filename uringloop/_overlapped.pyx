@@ -106,7 +106,10 @@ cdef object _find_readable_class():
         with socket.socket(socket.AF_UNIX) as sock:
             numbers.append((sock.fileno(), _read_number(sock)))
         numbers.append((sock.fileno(), _read_number(sock)))
-    return _socket_class if all(told == read for told, read in numbers) else None
+    for told, read in numbers:
+        if told != read:
+            return None
+    return _socket_class
 
 
 # Five times a message somebody wants to know a socket's number, and calling its fileno() costs a

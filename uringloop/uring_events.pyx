@@ -602,7 +602,8 @@ cdef class IouringProactor:
         operations = self._ring.overlapped() if self._ring is not None else []
         info = ['overlapped#=%s' % len(operations),
                 'result#=%s' % len(self._results or ())]
-        info.extend(repr(ov) for ov in operations[:8])
+        # No generator: Cython 3.3.1's keep a reference to their type each.
+        info.extend([repr(ov) for ov in operations[:8]])
         if len(operations) > 8:
             info.append('...')
         if self._ring is None or self._ring.closed:
