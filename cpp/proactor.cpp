@@ -238,9 +238,10 @@ void Proactor::cancel_all() noexcept {
 }
 
 std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length,
-                                std::uint32_t message_flags) noexcept {
+                                std::uint32_t message_flags,
+                                std::uint64_t shortest) noexcept {
   if (fd < 0) return -EBADF;
-  if (length < kSendNow) return 0;
+  if (length < shortest) return 0;
   for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
        slot = table_.next_on(table_.at(slot))) {
     if (owns_buffer(table_.at(slot)->kind)) return 0;

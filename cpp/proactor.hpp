@@ -86,10 +86,10 @@ class Proactor {
   void cancel_all() noexcept;
 
   // Send now what fits without waiting: the bytes that are out, or -errno.  0 for what goes better
-  // through the ring: a small buffer, which costs less in a batch, and one that must wait behind
+  // through the ring: less than `shortest`, which costs less in a batch, and what must wait behind
   // another send on the descriptor.
   std::int64_t send_now(int fd, const void* buffer, std::uint64_t length,
-                        std::uint32_t message_flags) noexcept;
+                        std::uint32_t message_flags, std::uint64_t shortest = kSendNow) noexcept;
 
   // -- The work of an operation that is ready.  -EAGAIN: somebody else took it; see again(). --
   std::int64_t receive(int fd, void* buffer, std::uint64_t size, int message_flags) noexcept;

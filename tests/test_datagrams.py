@@ -491,6 +491,91 @@ async def test_close_sends_the_queue_past_errors(loop, endpoint, narrow):
     assert [exc.errno for exc in a[1].errors] == [errno.EMSGSIZE] * 6
 
 
+async def test_abort_behind_a_send(loop, endpoint, peer):
+    """What could go was out before it."""
+    transport, protocol = await endpoint(remote_addr=peer.getsockname())
+    transport.sendto(b"last words")
+    transport.abort()
+    assert await protocol.lost is None
+    assert peer.recv(100) == b"last words"
+
+
+async def test_error_received_raises(loop, endpoint, peer):
+    """To whom it is told depends on the loop; the queue goes on, and ends."""
+    class Protocol(Recorder):
+        def error_received(self, exc):
+            super().error_received(exc)
+            raise ZeroDivisionError
+
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(context["exception"]))
+    transport, protocol = await endpoint(Protocol)
+    for data in (bytes(70_000), b"first", b"second"):
+        try:
+            transport.sendto(data, peer.getsockname())
+        except ZeroDivisionError as exc:
+            told.append(exc)
+    await closed((transport, protocol))
+    assert [exc.errno for exc in protocol.errors] == [errno.EMSGSIZE]
+    assert [type(exc) for exc in told] == [ZeroDivisionError]
+    assert [await loop.sock_recv(peer, 100) for _ in range(2)] == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("how", ["abort", "close"])
+async def test_end_in_pause_writing(endpoint, peer, narrow, how):
+    class Protocol(Recorder):
+        def pause_writing(self):
+            super().pause_writing()
+            getattr(self.transport, how)()
+
+    ours, theirs = narrow
+    transport, protocol = await endpoint(Protocol, sock=ours)
+    transport.set_write_buffer_limits(0)
+    while not protocol.calls:
+        transport.sendto(b"x")
+        await asyncio.sleep(0)
+    theirs.close()
+    await protocol.lost
+
+
+def test_interrupt_in_pause_writing(loop_factory, narrow):
+    """Nothing is lost, and what is queued is counted right."""
+    class Protocol(Recorder):
+        def pause_writing(self):
+            super().pause_writing()
+            if len(self.calls) == 1:
+                raise KeyboardInterrupt
+
+    ours, theirs = narrow
+    with contextlib.closing(loop_factory()) as loop:
+        async def make():
+            return await loop.create_datagram_endpoint(Protocol, sock=ours)
+
+        transport, protocol = loop.run_until_complete(make())
+        transport.set_write_buffer_limits(0)
+        sent = 0
+        with pytest.raises(KeyboardInterrupt):
+            while sent < 100_000:
+                sent += 1
+                transport.sendto(b"x")
+        received = []
+
+        async def receive(count):
+            while len(received) < count:
+                received.append(await loop.sock_recv(theirs, 10))
+
+        loop.run_until_complete(receive(sent))
+        transport.sendto(b"A")
+        transport.sendto(b"B")
+        loop.run_until_complete(receive(sent + 2))
+        assert received[-2:] == [b"A", b"B"]
+        if hasattr(loop, "_proactor"):
+            # The selector loop of some Pythons counts a header that it does not take off.
+            assert transport.get_write_buffer_size() == 0
+        transport.close()
+        loop.run_until_complete(protocol.lost)
+
+
 async def test_abort_drops_the_queue(endpoint, narrow):
     ours, theirs = narrow
     a = await endpoint(sock=ours)

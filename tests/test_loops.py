@@ -176,6 +176,56 @@ def test_close_with_tasks_pending(make, pair, where):
     assert set(said) <= {"Task was destroyed but it is pending!"}
 
 
+@pytest.mark.parametrize("moment", ["in the last callback", "between runs", "before SystemExit"])
+def test_what_is_written_last(make, pair, moment):
+    """It is out, though the loop takes no turn any more."""
+    ours, theirs = pair
+    loop = make()
+    transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=ours))
+
+    def last():
+        transport.write(b"last words")
+        if moment == "before SystemExit":
+            raise SystemExit
+        loop.stop()
+
+    if moment == "between runs":
+        transport.write(b"last words")
+    else:
+        loop.call_soon(last)
+        with contextlib.suppress(SystemExit):
+            loop.run_forever()
+        assert theirs.recv(100) == b"last words"
+    loop.close()
+    if moment == "between runs":
+        assert theirs.recv(100) == b"last words"
+    transport._sock.close()
+    transport._sock = None
+
+
+def test_closed_loop_is_refused(make, pair):
+    loop = make()
+    loop.close()
+    for name, *arguments in (("sock_recv", 1), ("sock_recv_into", bytearray(1)), ("sock_sendall", bytes(10_000_000))):
+        with pytest.raises(RuntimeError, match="Event loop is closed"):
+            getattr(loop, name)(pair[0], *arguments).send(None)
+
+
+def test_closed_loop_lets_readers_go(make, pair):
+    class Callback:
+        def __call__(self):
+            pass
+
+    loop = make()
+    callback = Callback()
+    loop.add_reader(pair[0], callback)
+    there = weakref.ref(callback)
+    loop.close()
+    del callback
+    gc.collect()
+    assert there() is None
+
+
 def test_close_gives_the_files_back_at_once(make):
     """When close() returns, no operation holds a file any more: ports are free, peers see the end."""
     for _ in range(20):

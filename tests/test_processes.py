@@ -128,7 +128,8 @@ def test_os_exit(loop_factory, state):
     assert (out, err) == ("leaving\n", "")
 
 
-@pytest.mark.parametrize("state", ["never run", "has run", "with operations", "in a thread", "in a cycle"])
+@pytest.mark.parametrize("state", ["never run", "has run", "with operations", "in a thread", "in a cycle", "current",
+                                   "kept with operations"])
 def test_loop_left_open(loop_factory, state):
     """No crash, no hang, nothing on stderr but what a ResourceWarning says."""
     out, err = run(f"""
@@ -137,7 +138,11 @@ def test_loop_left_open(loop_factory, state):
         state = {state!r}
         if state != "never run":
             loop.run_until_complete(asyncio.sleep(0))
-        if state == "with operations":
+        if state == "current":
+            asyncio.set_event_loop(loop)
+        if state == "kept with operations":
+            sys.keep = loop
+        if state.endswith("with operations"):
             a, b = socket.socketpair()
             a.setblocking(False)
             loop.add_reader(b, print)

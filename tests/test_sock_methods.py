@@ -648,6 +648,17 @@ async def test_socket_closed_beside_a_sendall(loop, pair, moment):
     assert received or moment == "unsubmitted"
 
 
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+async def test_socket_closed_behind_a_sendall(loop, pair, size):
+    """What fits is out before the next callback."""
+    a, b = pair
+    data = some_bytes(size)
+    task = asyncio.create_task(loop.sock_sendall(a, data))
+    loop.call_soon(a.close)
+    await task
+    assert await read_all(loop, b) == data
+
+
 @pytest.mark.uringloop_only
 @pytest.mark.parametrize("moment", ["unsubmitted", "in flight"])
 async def test_socket_closed_beside_an_accept(loop, listener, moment):

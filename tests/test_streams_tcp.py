@@ -190,6 +190,56 @@ async def test_buffered_protocol(loop, connect, pair):
     assert protocol.data == data + b"EOF"
 
 
+class Small(Buffered):
+    """Does something with the transport when it has been given the first four bytes."""
+
+    def __init__(self, action):
+        super().__init__(4)
+        self.action = action
+
+    def buffer_updated(self, count):
+        super().buffer_updated(count)
+        if len(self.updates) == 1:
+            self.action(self.transport)
+
+
+async def test_protocol_set_in_buffer_updated(loop, connect, pair):
+    """What is left of one receive is the new protocol's."""
+    ours, theirs = pair
+    second = Recorder()
+    second.calls.append("connection_made")
+    transport, first = await connect(ours, lambda: Small(lambda transport: transport.set_protocol(second)))
+    theirs.send(b"HEADbody")
+    assert await second.received(4) == b"body"
+    assert first.data == b"HEAD"
+    transport.close()
+    assert await second.lost is None
+
+
+async def test_pause_in_buffer_updated(loop, connect, pair):
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Small(lambda transport: transport.pause_reading()))
+    theirs.send(b"HEADbody and tail")
+    await until(lambda: protocol.data)
+    await turns(10)
+    assert protocol.data == b"HEAD"
+    theirs.send(b", the end")
+    transport.resume_reading()
+    await until(lambda: len(protocol.data) == 26)
+    assert protocol.data == b"HEADbody and tail, the end"
+    transport.close()
+    assert await protocol.lost is None
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_end_in_buffer_updated(loop, connect, pair, how):
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Small(lambda transport: getattr(transport, how)()))
+    theirs.send(b"HEADbody")
+    assert await protocol.lost is None
+    assert protocol.data == b"HEAD"
+
+
 async def test_set_protocol_between_kinds(loop, connect, pair):
     ours, theirs = pair
     transport, first = await connect(ours)
@@ -219,6 +269,25 @@ async def test_flow_control(loop, connect, pair):
     assert transport.get_write_buffer_size() == 0
     assert protocol.calls == ["connection_made", "pause_writing", "resume_writing"]
     transport.close()
+    await protocol.lost
+
+
+async def test_flow_control_beside_others_that_write(loop, connect, pair):
+    """Who waits for room is told of it, though in each tick somebody adds a little."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    reading = asyncio.create_task(read_all(loop, theirs))
+    transport.write(bytes(8_000_000))
+    assert protocol.calls[-1] == "pause_writing"
+    written = 0
+    while protocol.calls[-1] == "pause_writing" and written < 100_000:
+        transport.write(b"a little")
+        written += 1
+        await asyncio.sleep(0)
+    assert protocol.calls == ["connection_made", "pause_writing", "resume_writing"]
+    assert written < 100_000
+    transport.close()
+    assert await reading == bytes(8_000_000) + b"a little" * written
     await protocol.lost
 
 
@@ -498,6 +567,34 @@ async def test_close_leaves_the_other_owner_connected(loop, connect, pair, stack
     assert await loop.sock_recv(theirs, 100) == b"still here"
     theirs.send(b"so am I")
     assert await loop.sock_recv(other, 100) == b"so am I"
+
+
+async def test_abort_behind_a_write(loop, connect, pair):
+    """What fitted was out before it."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    transport.write(b"last words")
+    transport.abort()
+    assert await read_all(loop, theirs) == b"last words"
+    assert await protocol.lost is None
+
+
+async def test_debug_begins_with_operations_pending(loop, connect, pair):
+    """The next failure is reported in full."""
+    class Protocol(Recorder):
+        def data_received(self, data):
+            raise ZeroDivisionError
+
+    ours, theirs = pair
+    reports = []
+    loop.set_exception_handler(lambda loop, context: (loop.default_exception_handler(context), reports.append(context)))
+    transport, protocol = await connect(ours, Protocol)
+    await turns(2)
+    loop.set_debug(True)
+    theirs.send(b"x")
+    assert isinstance(await protocol.lost, ZeroDivisionError)
+    loop.set_debug(False)
+    assert [context["message"] for context in reports] == ["Fatal error: protocol.data_received() call failed."]
 
 
 async def test_abort_drops_what_is_not_sent(loop, connect, pair):

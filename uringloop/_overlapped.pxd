@@ -78,6 +78,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags,
                            uint64_t done)
         int64_t send_now(int fd, const void* buffer, uint64_t length, uint32_t flags)
+        int64_t send_now(int fd, const void* buffer, uint64_t length, uint32_t flags,
+                         uint64_t shortest)
         int64_t start_sendto(int fd, const void* buffer, uint64_t length, uint32_t flags,
                              const void* address, unsigned address_length)
         int64_t start_write(int fd, const void* buffer, uint64_t length)
@@ -196,7 +198,7 @@ cdef class Overlapped:
     cdef int prep_recvfrom_into(self, int fd, buf, size, int flags) except -1
     cdef int prep_read(self, int fd, size) except -1
     cdef int prep_read_into(self, int fd, buf) except -1
-    cdef int prep_send(self, int fd, buf, unsigned flags) except -1
+    cdef int prep_send(self, int fd, buf, unsigned flags, bint at_once=*) except -1
     cdef int prep_write(self, int fd, buf) except -1
     cdef bint prep_sendto(self, int fd, int family, buf, unsigned flags, addr) except -1
     cdef int prep_sendfile(self, int fd, int file, offset, count) except -1

@@ -777,13 +777,19 @@ cdef class Overlapped:
             PyBuffer_Release(&self._view)
         return 0
 
-    cdef int prep_send(self, int fd, buf, unsigned flags) except -1:
-        """Send all of buf; the result is its length.  The buffer is exported until then."""
+    cdef int prep_send(self, int fd, buf, unsigned flags, bint at_once=False) except -1:
+        """Send all of buf; the result is its length.  The buffer is exported until then.
+
+        at_once: what is small is not left to the end of the tick either.
+        """
         cdef int64_t sent
         self._hold(buf)
         self._kind = Kind.kSend
         self._fd = fd
-        sent = self.ring._proactor.send_now(fd, self._view.buf, self._view.len, flags)
+        if at_once:
+            sent = self.ring._proactor.send_now(fd, self._view.buf, self._view.len, flags, 1)
+        else:
+            sent = self.ring._proactor.send_now(fd, self._view.buf, self._view.len, flags)
         if sent < 0:
             self.error = <int> -sent
             self._unhold()

@@ -75,6 +75,7 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
     # stdlib: BaseSelectorEventLoop.close
     def close(self):
         # differs[S3]
+        self._keys.clear()
         base_events.BaseEventLoop.close(self)
 
     # stdlib: BaseSelectorEventLoop._add_reader

@@ -26,7 +26,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T7: The sock_* methods call the socket's own method and use the proactor to wait, as the selector
 #     loop does: a cancelled one has taken nothing, even when the task is cancelled in the very
 #     tick in which its data came, and wrong arguments raise what they raise there. sock_sendall
-#     hands the buffer to the proactor whole, and returns None.
+#     hands the buffer to the proactor whole, and returns None; what fits is out before it first
+#     waits, so that the socket may be closed behind it.
 # T8: sock_connect resolves host names and takes every address family, as the selector loop does.
 # T9: Sending a file goes by what was really sent: a file that shrinks ends it, the file's position
 #     is right after an error, and a first error means that there is no native sendfile. Whether the
@@ -37,6 +38,14 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T12: A loop that closes does not unset the wake-up descriptor of signals, which may be another's.
 # T13: Where asyncio hands a connection a context (from Python 3.15 on), all that the loop calls for
 #     that connection runs in this one, as on the selector loop; the stdlib's proactor ignores it.
+# T14: resume_writing() is called when the buffer has shrunk to its low-water mark, and not only when
+#     it is empty: one that others keep writing to would hold a paused writer for ever.
+# T15: A BufferedProtocol that pauses, closes or changes the protocol in buffer_updated() is given no
+#     more of what was received with one call; a pause keeps it, and the next protocol is given it.
+# T16: Small writes leave at the end of the tick, all at once. They leave before that when a transport
+#     is aborted, the run ends or the loop closes: on the selector loop they were out by then.
+# T17: A transport that is collected, and not closed, leaves its server, where it does so on this
+#     Python's selector loop.
 import collections
 import contextlib
 import errno
@@ -46,8 +55,9 @@ import io
 import os
 import select
 import socket
+import warnings
 from asyncio import (
-    base_events, constants, exceptions, proactor_events, sslproto, trsock, unix_events)
+    base_events, constants, exceptions, proactor_events, protocols, sslproto, trsock, unix_events)
 from asyncio.log import logger
 
 # Server._detach() takes the transport from Python 3.13 on.
@@ -74,6 +84,21 @@ _ACCEPT_PAUSES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 
 class _ClosingMixin:
     """The end of a transport, on Linux."""
+
+    # stdlib: _ProactorBasePipeTransport.__del__
+    def __del__(self, _warn=warnings.warn):
+        if self._sock is not None:
+            super().__del__(_warn)
+            # differs[T17]
+            if _DETACH_TAKES_TRANSPORT and self._server is not None:
+                self._server._detach(self)
+
+    # stdlib: _ProactorBasePipeTransport._force_close
+    def _force_close(self, exc):
+        # differs[T16]
+        if self._write_fut is not None and self._loop._proactor is not None:
+            self._loop._proactor._submit()
+        super()._force_close(exc)
 
     # stdlib: _ProactorBasePipeTransport._call_connection_lost
     def _call_connection_lost(self, exc):
@@ -144,13 +169,47 @@ class _ReadingMixin(_ClosingMixin):
             self._at_eof = True
         # differs[T3]
         try:
-            _read_data_received(self, data, length)
+            if length > 0 and isinstance(self._protocol, protocols.BufferedProtocol) and (
+                    not self._paused):
+                self._feed_buffered(data)
+            else:
+                _read_data_received(self, data, length)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
 
     # -- ours: no counterpart in the stdlib's class --
+
+    def _feed_buffered(self, data):
+        """differs[T15]: fill the protocol's buffers as long as it wants, and is the protocol."""
+        protocol = self._protocol
+        call = 'get_buffer'
+        try:
+            while True:
+                buffer = protocol.get_buffer(len(data))
+                size = min(len(buffer), len(data))
+                if not size:
+                    raise RuntimeError('get_buffer() returned an empty buffer')
+                call = 'buffer_updated'
+                buffer[:size] = data[:size]
+                protocol.buffer_updated(size)
+                if size == len(data):
+                    return
+                data = data[size:]
+                call = 'get_buffer'
+                if self._closing:
+                    return
+                if self._paused or self._protocol is not protocol:
+                    break
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, f'Fatal error: protocol.{call}() call failed.')
+            return
+        # The stdlib's keeps what arrives during a pause where it was received.
+        self._data[:len(data)] = data
+        self._data_received(data, len(data))
 
     def _start_reading(self):
         # differs[T2]: the constructor's start may have come first.
@@ -170,6 +229,14 @@ class _WritingMixin(_ClosingMixin):
         if flushing:
             # differs[T11]: the stdlib counts the connection as lost from here on.
             self._conn_lost -= 1
+
+    # stdlib: _FlowControlMixin._maybe_pause_protocol
+    def _maybe_pause_protocol(self):
+        # differs[T14]: this is called behind each send that was started.
+        if self._protocol_paused:
+            self._maybe_resume_protocol()
+        else:
+            super()._maybe_pause_protocol()
 
     # stdlib: _ProactorBasePipeTransport._call_connection_lost
     def _call_connection_lost(self, exc):
@@ -202,10 +269,11 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             super().sendto(data, addr)
         finally:
             self._queueing = False
-        if len(self._buffer) > queued:
-            self._sizes.append(self._buffer_size - before)
-        if self._write_fut is None:
-            self._loop_writing()
+            # Also after an exception out of pause_writing(), which may as well have aborted.
+            if self._buffer is not None and len(self._buffer) > queued:
+                self._sizes.append(self._buffer_size - before)
+            if self._write_fut is None:
+                self._loop_writing()
 
     # stdlib: _ProactorDatagramTransport._loop_writing
     def _loop_writing(self, fut=None):
@@ -216,7 +284,7 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             try:
                 fut.result()
             except OSError as exc:
-                self._protocol.error_received(exc)
+                self._tell_error(exc)
             except exceptions.CancelledError:
                 return
             except Exception as exc:
@@ -232,7 +300,7 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
                 else:
                     sent = self._loop._proactor.sendto(self._sock, data, addr=addr)
             except OSError as exc:
-                self._protocol.error_received(exc)
+                self._tell_error(exc)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
@@ -269,6 +337,16 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             self._protocol.error_received(error)
         elif received is not None:
             self._protocol.datagram_received(*received)
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _tell_error(self, exc):
+        try:
+            self._protocol.error_received(exc)
+        except BaseException:
+            # What is queued, and the end after it, do not depend on what the protocol does.
+            self._loop.call_soon(self._loop_writing)
+            raise
 
 
 # stdlib: _ProactorDuplexPipeTransport
@@ -437,9 +515,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             if not data:
                 return
             self._ensure_fd_no_transport(sock.fileno())
-        future = self._proactor.send(sock, data)
-        self._proactor._watch(future)
-        await future
+        await self._proactor._send_at_once(sock, data)
 
     # stdlib: BaseProactorEventLoop.sock_sendto
     async def sock_sendto(self, sock, data, address):
@@ -640,6 +716,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
     def _check_sock(self, sock):
         # As the selector loop, before each operation on a user's socket.
+        self._check_closed()
         base_events._check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")

@@ -63,6 +63,10 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D22: The functions that finish an operation are not inner ones, but stand before the class and are
 #     bound by partial(): an inner function of Cython's never gives back its reference to its type,
 #     so that each operation would leave one behind in sys.gettotalrefcount().
+# D23: A proactor that the interpreter's exit collects may find the names of this module taken away.
+#     The ring ends what is in flight itself, and nobody is left to be told.
+# D24: What is started in a tick begins at its end. It begins before that when the run ends, or the
+#     loop closes: no later tick may come.
 import errno
 import math
 import select
@@ -171,6 +175,8 @@ cdef class _DoneHandle:
 
     # Nobody has a reference to cancel it by. (An attribute of the class is looked up faster.)
     _cancelled = False
+    # What the loop's exception handler looks at in debug mode, which may begin while this waits.
+    _source_traceback = None
 
     cdef readonly object _callback
     cdef readonly object _context
@@ -450,6 +456,8 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
         # stdlib: ProactorEventLoop._run_forever_cleanup
         def _run_forever_cleanup(self):
             super()._run_forever_cleanup()
+            # differs[D24]
+            self._proactor._submit()
             self._stop_self_reading()
             self._want_signals()
 
@@ -473,6 +481,8 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
                 self._want_signals(True)
                 super().run_forever()
             finally:
+                # differs[D24]
+                self._proactor._submit()
                 self._stop_self_reading()
                 self._want_signals()
 
@@ -922,6 +932,14 @@ cdef class IouringProactor:
             # already closed
             return
 
+        if _CLOSE_PATIENCE is None:
+            # differs[D23]
+            self._ring.close()
+            return
+
+        # differs[D24]
+        self._submit()
+
         # Cancel remaining registered operations.
         for ov in self._ring.overlapped():
             fut = ov.future
@@ -988,6 +1006,11 @@ cdef class IouringProactor:
         self._check_closed()
         self._ring.bind()
 
+    def _submit(self):
+        """Let what was started in this tick begin now, if this is the thread that waits."""
+        if self._ring.bound_here and not self._ring.forked:
+            self._ring.wait(0)
+
     def _wake(self):
         """End the sleep of the thread in select(); for any thread."""
         self._ring.wake()
@@ -1002,6 +1025,18 @@ cdef class IouringProactor:
         cdef Overlapped ov = future._ov
         if ov is not None:
             ov.watch()
+
+    def _send_at_once(self, sock, buf):
+        """Return a future of sending all of buf on a user's socket.
+
+        What fits goes out before this returns, and not with the tick's other sends.
+        """
+        fd = self._fd_of(sock)
+        ov = Overlapped(self._ring)
+        ov.prep_send(fd, buf, 0, True)
+        future = self._future_of(ov, sock, _finish_socket_func)
+        self._watch(future)
+        return future
 
     def _poll_socket(self, sock, events):
         """Return a future of `events` on a user's socket.  It takes nothing from the socket."""

@@ -367,6 +367,9 @@ TEST_CASE("send_now: sends what fits and leaves the rest to the ring") {
   CHECK(proactor.send_now(ours, bytes.data(), 100, 0) == 0);  // cheaper in a batch
   CHECK(proactor.send_now(ours, bytes.data(), bytes.size(), 0) == 20000);
   CHECK(simulation.kernel.take(theirs) == bytes.substr(0, 20000));
+  CHECK(proactor.send_now(ours, bytes.data(), 100, 0, 1) == 100);
+  CHECK(proactor.send_now(ours, bytes.data(), 0, 0, 1) == 0);
+  CHECK(simulation.kernel.take(theirs) == bytes.substr(0, 100));
 
   // Never past a send that is in the table.
   const std::int64_t first = proactor.start_send(ours, bytes.data(), 30000, 0);

@@ -41,6 +41,9 @@ class Operation:
         self.closed = False  # our socket was closed beside it
         self.limited = False  # it ends itself, soon
         self.buffer = None
+        if limit is not None and cancel == 0:
+            # On each loop or on none it takes its first step, which may be told of a broken connection.
+            cancel = None
         if limit is not None and world.oracle and name in self.takes:
             # The same moment, but where it loses data.
             limit, cancel = None, 1
