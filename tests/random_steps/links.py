@@ -63,8 +63,10 @@ class Link:
         """One side is about to leave: what comes of it depends on how far the other has read."""
         links = [link for link in (self, self.mate) if link is not None]
         under_way = any(link.under_way() for link in links)
+        # What a StreamReader holds by then is how much its loop received at a time.
+        held = [len(getattr(link.protocol, "fed", b"")) for link in links]
         for link in links:
-            link.history.append((unread(self.ours), unread(self.mate.ours if self.mate else self.peer)))
+            link.history.append((unread(self.ours), unread(self.mate.ours if self.mate else self.peer), *held))
             link.raced |= under_way
 
     def under_way(self):

@@ -161,9 +161,6 @@ def use_transport(world, number, what, size):
     if link is None:
         return False
     transport, protocol = link.transport, link.protocol
-    if what in ("close", "abort") and has_stream(link) and protocol.reader._buffer:
-        # How much the reader has to give afterwards is how much the loop received at a time.
-        link.raced = True
     if what in ("write", "writelines"):
         if protocol.leaving and what == "writelines":
             return False  # the selector loop's has lost its way of writing by then
