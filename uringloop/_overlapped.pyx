@@ -106,6 +106,7 @@ cdef object _find_readable_class():
         with socket.socket(socket.AF_UNIX) as sock:
             numbers.append((sock.fileno(), _read_number(sock)))
         numbers.append((sock.fileno(), _read_number(sock)))
+    # Not all(): Cython's generators keep a reference to their type.
     for told, read in numbers:
         if told != read:
             return None

@@ -169,8 +169,8 @@ class _ReadingMixin(_ClosingMixin):
             self._at_eof = True
         # differs[T3]
         try:
-            if length > 0 and isinstance(self._protocol, protocols.BufferedProtocol) and (
-                    not self._paused):
+            if length > 0 and not self._paused and (
+                    isinstance(self._protocol, protocols.BufferedProtocol)):
                 self._feed_buffered(data)
             else:
                 _read_data_received(self, data, length)
@@ -184,9 +184,9 @@ class _ReadingMixin(_ClosingMixin):
     def _feed_buffered(self, data):
         """differs[T15]: fill the protocol's buffers as long as it wants, and is the protocol."""
         protocol = self._protocol
-        call = 'get_buffer'
         try:
             while True:
+                call = 'get_buffer'
                 buffer = protocol.get_buffer(len(data))
                 size = min(len(buffer), len(data))
                 if not size:
@@ -194,11 +194,8 @@ class _ReadingMixin(_ClosingMixin):
                 call = 'buffer_updated'
                 buffer[:size] = data[:size]
                 protocol.buffer_updated(size)
-                if size == len(data):
-                    return
                 data = data[size:]
-                call = 'get_buffer'
-                if self._closing:
+                if not data or self._closing:
                     return
                 if self._paused or self._protocol is not protocol:
                     break
