@@ -124,9 +124,8 @@ def connect(world, family, loop, refused, limit, cancel):
     sock = world.listeners.new_socket(family)
     sock.setblocking(False)
     if refused:
-        with socket.socket(sock.family) as unused:
-            unused.bind(("127.0.0.1", 0) if family == "tcp" else "")
-            address = unused.getsockname()
+        # Bound, and it stays so: nobody else listens at this address, however late the connection is tried.
+        address = world.listeners.new_socket(family).getsockname()
     else:
         address = listener.getsockname()
 
