@@ -369,6 +369,8 @@ void Proactor::finish(Operation* operation, int result) noexcept {
       operation->flags |= kPolling;
     queue_again(operation);
   } else {
+    // A reader's poll is armed again and again for as long as there is the reader.
+    operation->retries = 0;
     --in_flight_;
     complete(operation, 0, result);
   }

@@ -449,6 +449,27 @@ TEST_CASE("receive: a signal in the middle of the call is not the caller's affai
   CHECK(length == 0);
 }
 
+TEST_CASE("again: ends without a reason count from the last readiness on") {
+  Simulation simulation;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  Proactor& proactor = simulation.proactor;
+  simulation.turn();
+  simulation.kernel.put(theirs, "abc");
+  const std::int64_t key = proactor.start_poll(Kind::kPoll, ours, POLLIN);
+  Completion completion;
+  for (int round = 0; round < 400; ++round) {
+    simulation.kernel.force_result(IORING_OP_POLL_ADD, round % 2 == 0 ? -EINTR : -ECANCELED);
+    for (int turns = 0; turns < 3 && !proactor.has_completions(); ++turns) proactor.turn(0);
+    REQUIRE(proactor.next(&completion));
+    REQUIRE(completion.error == 0);
+    REQUIRE(proactor.again(completion.key) == 0);
+  }
+  for (int count = 0; count < 1000; ++count)
+    simulation.kernel.force_result(IORING_OP_POLL_ADD, -ECANCELED);
+  CHECK(simulation.collector.until_all({key}, 300));
+  CHECK(simulation.collector[key].error == -ECANCELED);
+}
+
 TEST_CASE("again: what somebody else took is waited for once more") {
   Simulation simulation;
   auto [ours, theirs] = simulation.kernel.stream_pair();
@@ -1365,6 +1386,34 @@ TEST_CASE("bind_thread: what ends because its thread has ended goes on") {
       CHECK(simulation.collector[send].error == 0);
       CHECK(received + simulation.kernel.take(theirs) == bytes);
     }
+  }
+}
+
+TEST_CASE("bind_thread: a poll outlives hundreds of threads") {
+  for (Rung rung : {Rung::kCoopTaskrun, Rung::kPlain}) {
+    CAPTURE(rung_name(rung));
+    Simulation simulation(rung);
+    SimulatedKernel& kernel = simulation.kernel;
+    Proactor& proactor = simulation.proactor;
+    auto [ours, theirs] = kernel.stream_pair();
+    const std::int64_t key = proactor.start_poll(Kind::kPoll, ours, POLLIN);
+    simulation.turn();
+    kernel.orphan_result = -ECANCELED;
+    Completion completion;
+    for (int thread = 1; thread <= 300; ++thread) {
+      kernel.exit_thread(thread);
+      kernel.thread = thread + 1;
+      REQUIRE(proactor.bind_thread() == 0);
+      kernel.put(theirs, "x");
+      for (int turns = 0; turns < 5 && !proactor.has_completions(); ++turns) proactor.turn(0);
+      REQUIRE(proactor.next(&completion));
+      REQUIRE(completion.error == 0);
+      kernel.take(ours);
+      REQUIRE(proactor.again(static_cast<std::uint64_t>(key)) == 0);
+      proactor.turn(0);
+    }
+    proactor.cancel(static_cast<std::uint64_t>(key));
+    CHECK(simulation.collector.until_all({key}, 5));
   }
 }
 
