@@ -189,3 +189,43 @@ def test_s9_keyboard_interrupt_out_of_eof_received(loop, pair, ours):
     assert protocol.calls.count("eof_received") == (1 if ours else 2)
     transport.close()
     loop.run_until_complete(turns(3))
+
+
+def test_s10_write_on_a_closed_loop(loop, pair, ours):
+    async def start():
+        return await loop.create_connection(Recorder, sock=a)
+
+    a, b = pair
+    transport, _ = loop.run_until_complete(start())
+    loop.close()
+    if ours:
+        with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+            transport.write(b"data")
+        with pytest.raises(BlockingIOError):
+            b.recv(10)
+    else:
+        transport.write(b"data")
+        assert b.recv(10) == b"data"
+    # It can't be closed any more, on either loop.
+    with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+        transport.close()
+    transport._sock = None
+
+
+def test_s10_datagram_on_a_closed_loop(loop, stack, ours):
+    async def start():
+        return await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+
+    receiver = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    receiver.bind(("127.0.0.1", 0))
+    receiver.setblocking(False)
+    transport, _ = loop.run_until_complete(start())
+    loop.close()
+    if ours:
+        with pytest.raises(RuntimeError, match="^Event loop is closed$"):
+            transport.sendto(b"data", receiver.getsockname())
+    else:
+        transport.sendto(b"data", receiver.getsockname())
+        assert receiver.recv(10) == b"data"
+    transport._sock.close()
+    transport._sock = None

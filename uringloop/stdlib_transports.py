@@ -46,6 +46,7 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     is aborted, the run ends or the loop closes: on the selector loop they were out by then.
 # T17: A transport that is collected, and not closed, leaves its server, where it does so on this
 #     Python's selector loop.
+# T18: Writing to a transport whose loop is closed raises RuntimeError, which says so.
 import collections
 import contextlib
 import errno
@@ -417,6 +418,11 @@ def _make_socket_transport(loop, sock, protocol, waiter, extra, server, context)
     return _OneContextSocketTransport(loop, sock, protocol, waiter, extra, server, context)
 
 
+# ours: _loop_writing() of the transports of a closed loop
+def _refuse_to_write(f=None, data=None):
+    raise RuntimeError('Event loop is closed')
+
+
 # stdlib: BaseProactorEventLoop
 class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     """The stdlib's proactor loop, with the transports above."""
@@ -469,6 +475,9 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
         # differs[T12]
         self._stop_accept_futures()
+        # differs[T18]: here, and not in each write().
+        for transport in list(self._transports.values()):
+            transport._loop_writing = _refuse_to_write
         self._close_self_pipe()
         self._proactor.close()
         self._proactor = None
