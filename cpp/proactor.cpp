@@ -187,6 +187,15 @@ std::int64_t Proactor::start_sendfile(int socket, int file, std::int64_t offset,
   return queue(operation);
 }
 
+void Proactor::extend(std::uint64_t key, const void* buffer, std::uint64_t length) noexcept {
+  Operation* operation = table_.find(key);
+  if (operation == nullptr || operation->state != State::kQueued) return;
+  assert(owns_buffer(operation->kind) && operation->kind != Kind::kSendTo);
+  assert(length >= operation->length);
+  operation->buffer = buffer;
+  operation->length = length;
+}
+
 void Proactor::watch(std::uint64_t key) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr || (operation->flags & kWatched)) return;

@@ -76,6 +76,8 @@ class Proactor {
   // Owns `file` from here on: closed at release().
   std::int64_t start_sendfile(int socket, int file, std::int64_t offset,
                               std::uint64_t count) noexcept;
+  // Give a send or write in state kQueued another buffer, one that begins as its old one.
+  void extend(std::uint64_t key, const void* buffer, std::uint64_t length) noexcept;
   // The descriptor is the user's, who may close it at any time: next_watched() finds it.
   void watch(std::uint64_t key) noexcept;
 

@@ -491,13 +491,18 @@ async def test_close_sends_the_queue_past_errors(loop, endpoint, narrow):
     assert [exc.errno for exc in a[1].errors] == [errno.EMSGSIZE] * 6
 
 
-async def test_abort_behind_a_send(loop, endpoint, peer):
+@pytest.mark.parametrize("connected", [True, False])
+async def test_abort_behind_sends(loop, endpoint, peer, connected):
     """What could go was out before it."""
-    transport, protocol = await endpoint(remote_addr=peer.getsockname())
-    transport.sendto(b"last words")
+    if connected:
+        transport, protocol = await endpoint(remote_addr=peer.getsockname())
+    else:
+        transport, protocol = await endpoint(local_addr=("127.0.0.1", 0))
+    for data in (b"last", b"", b"words"):
+        transport.sendto(data, None if connected else peer.getsockname())
     transport.abort()
     assert await protocol.lost is None
-    assert peer.recv(100) == b"last words"
+    assert [peer.recv(100) for _ in range(3)] == [b"last", b"", b"words"]
 
 
 async def test_error_received_raises(loop, endpoint, peer):

@@ -4,6 +4,7 @@ A `pair` is two connected sockets, TCP and unix; the transport is made on one, t
 """
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,10 +18,12 @@ from support import (
     Recorder,
     check_protocol_changes,
     close,
+    closed,
     drain,
     fill,
     needs_ipv6,
     read_all,
+    read_exactly,
     reset,
     some_bytes,
     tcp_pair,
@@ -569,14 +572,104 @@ async def test_close_leaves_the_other_owner_connected(loop, connect, pair, stack
     assert await loop.sock_recv(other, 100) == b"so am I"
 
 
-async def test_abort_behind_a_write(loop, connect, pair):
+WRITES = {
+    "one": [b"last words"],
+    "two": [b"one ", b"two"],
+    "many": [b"%d " % number for number in range(100)],
+    "large": [b"one ", bytearray(some_bytes(50_000)), memoryview(b"three")],
+}
+
+
+@pytest.fixture(params=list(WRITES))
+def writes(request):
+    return WRITES[request.param]
+
+
+@pytest.mark.parametrize("when", ["at once", "call_soon", "a turn later"])
+async def test_abort_behind_writes(loop, connect, pair, writes, when):
     """What fitted was out before it."""
     ours, theirs = pair
     transport, protocol = await connect(ours)
-    transport.write(b"last words")
-    transport.abort()
-    assert await read_all(loop, theirs) == b"last words"
+    for data in writes:
+        transport.write(data)
+    if when == "at once":
+        transport.abort()
+    elif when == "call_soon":
+        loop.call_soon(transport.abort)
+    else:
+        await turns(1)
+        transport.abort()
+    assert await read_all(loop, theirs) == b"".join(writes)
     assert await protocol.lost is None
+
+
+async def test_abort_behind_a_write_of_the_next_turn(loop, connect, pair):
+    """The first is out, and its callback still to come."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    transport.write(b"one ")
+    await turns(1)
+    transport.write(b"two ")
+    transport.write(b"three")
+    transport.abort()
+    assert await read_all(loop, theirs) == b"one two three"
+    assert await protocol.lost is None
+
+
+async def test_data_received_raises_behind_writes(loop, connect, pair, writes, errors):
+    class Protocol(Recorder):
+        def data_received(self, data):
+            for data in writes:
+                self.transport.write(data)
+            raise ZeroDivisionError
+
+    ours, theirs = pair
+    transport, protocol = await connect(ours, Protocol)
+    theirs.send(b"x")
+    assert isinstance(await protocol.lost, ZeroDivisionError)
+    assert await read_all(loop, theirs) == b"".join(writes)
+    errors.clear()
+
+
+@pytest.mark.parametrize("end", ["stop", "SystemExit", "a turn before"])
+def test_run_ends_behind_writes(loop, pair, writes, end):
+    """The loop never runs again."""
+    def write():
+        for data in writes:
+            transport.write(data)
+        if end == "SystemExit":
+            raise SystemExit
+        loop.stop()
+
+    async def start():
+        return await loop.create_connection(Recorder, sock=ours)
+
+    ours, theirs = pair
+    transport, _ = loop.run_until_complete(start())
+    before = b""
+    if end == "a turn before":
+        before = b"before "
+        loop.call_soon(transport.write, before)
+    loop.call_soon(loop.call_soon, write)
+    with pytest.raises(SystemExit) if end == "SystemExit" else contextlib.nullcontext():
+        loop.run_forever()
+    loop.close()
+    assert drain(theirs) == before + b"".join(writes)
+    ours.close()
+    transport._sock = None
+
+
+async def test_what_was_written_may_change(loop, connect, pair):
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    buffers = [bytearray(some_bytes(2000, seed)) for seed in range(5)]
+    expected = b"".join(buffers)
+    for buffer in buffers:
+        transport.write(buffer)
+        buffer[:] = bytes(2000)
+    assert transport.get_write_buffer_size() in (0, 10_000)
+    assert await read_exactly(loop, theirs, 10_000) == expected
+    await closed((transport, protocol))
 
 
 async def test_debug_begins_with_operations_pending(loop, connect, pair):

@@ -84,6 +84,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
                              const void* address, unsigned address_length)
         int64_t start_write(int fd, const void* buffer, uint64_t length)
         int64_t start_sendfile(int socket, int file, int64_t offset, uint64_t count)
+        void extend(uint64_t key, const void* buffer, uint64_t length)
         void watch(uint64_t key)
         void cancel(uint64_t key, int error)
         int64_t receive(int fd, void* buffer, uint64_t size, int flags)
@@ -160,7 +161,7 @@ cdef class Overlapped:
     cdef int64_t _result
     cdef int64_t _size           # of a receive
     cdef int _flags
-    cdef object _buffer          # of recv_into
+    cdef object _buffer          # of recv_into; of a send that was extended, all of it
     cdef object _value           # known without the kernel
     cdef bint _viewing
     cdef bint _abandoned
@@ -200,6 +201,7 @@ cdef class Overlapped:
     cdef int prep_read_into(self, int fd, buf) except -1
     cdef int prep_send(self, int fd, buf, unsigned flags, bint at_once=*) except -1
     cdef int prep_write(self, int fd, buf) except -1
+    cdef bint extend(self, data) except -1
     cdef bint prep_sendto(self, int fd, int family, buf, unsigned flags, addr) except -1
     cdef int prep_sendfile(self, int fd, int file, offset, count) except -1
     cdef int finish(self, value) except -1

@@ -31,6 +31,7 @@ import stat
 cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -807,6 +808,23 @@ cdef class Overlapped:
         self._kind = Kind.kWrite
         self._fd = fd
         self._enter(self.ring._proactor.start_write(fd, self._view.buf, self._view.len))
+
+    cdef bint extend(self, data) except -1:
+        """Add to what a send or write has to send; False if the kernel may have its buffer already."""
+        if not self._viewing or not self._key or self._kind == Kind.kSendTo \
+                or self.ring._proactor.peek(<uint32_t> self._key).state != State.kQueued:
+            return False
+        self.ring._check()
+        if self._buffer is None:
+            # It is nobody else's, and so it may grow.
+            self._buffer = PyByteArray_FromStringAndSize(<char*> self._view.buf, self._view.len)
+        self._unhold()
+        try:
+            self._buffer += data
+        finally:
+            self._hold(self._buffer)
+            self.ring._proactor.extend(self._key, self._view.buf, self._view.len)
+        return True
 
     cdef bint prep_sendto(self, int fd, int family, buf, unsigned flags, addr) except -1:
         """Send a datagram; False if the address is one that only the socket module understands."""

@@ -20,7 +20,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     are ended first.
 # T5: Datagrams: reading and sending go on after an error, an empty datagram is a datagram, closing
 #     sends what is queued and then ends. A socket that is connected is sent to, not addressed, and
-#     the sender is who the kernel says it is.
+#     the sender is who the kernel says it is. A datagram is sent at once if there is room for it, and
+#     is not lost when the transport is aborted behind it.
 # T6: One bad accept does not end the server: when descriptors or memory run out it pauses and tries
 #     again; a client that is gone, or a protocol factory that raises, costs that connection only.
 # T7: The sock_* methods call the socket's own method and use the proactor to wait, as the selector
@@ -42,8 +43,9 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     it is empty: one that others keep writing to would hold a paused writer for ever.
 # T15: A BufferedProtocol that pauses, closes or changes the protocol in buffer_updated() is given no
 #     more of what was received with one call; a pause keeps it, and the next protocol is given it.
-# T16: Small writes leave at the end of the tick, all at once. They leave before that when a transport
-#     is aborted, the run ends or the loop closes: on the selector loop they were out by then.
+# T16: Small writes leave at the end of the tick, all at once, those of one transport as one. They leave
+#     before that when a transport is aborted, the run ends or the loop closes: on the selector loop
+#     they were out by then. What is written between the end of a send and its callback leaves at once.
 # T17: A transport that is collected, and not closed, leaves its server, where it does so on this
 #     Python's selector loop.
 # T18: Writing to a transport whose loop is closed raises RuntimeError, which says so.
@@ -230,7 +232,10 @@ class _WritingMixin(_ClosingMixin):
 
     # stdlib: _FlowControlMixin._maybe_pause_protocol
     def _maybe_pause_protocol(self):
-        # differs[T14]: this is called behind each send that was started.
+        # This is called behind each send that was started, and behind what was written meanwhile.
+        if self._buffer:
+            self._write_along()
+        # differs[T14]
         if self._protocol_paused:
             self._maybe_resume_protocol()
         else:
@@ -242,6 +247,22 @@ class _WritingMixin(_ClosingMixin):
         if exc is None and (self._write_fut is not None or self._buffer):
             return
         super()._call_connection_lost(exc)
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _write_along(self):
+        """differs[T16]: let what is buffered leave with the send that was started in this tick."""
+        buffer, sending = self._buffer, self._write_fut
+        if not sending.done():
+            if self._loop._proactor._extend_send(sending, buffer):
+                self._pending_write += len(buffer)
+                self._buffer = None
+        elif not sending.cancelled() and sending.exception() is None:
+            # That one is out, and its callback, which sends the rest, is about to be called.
+            with contextlib.suppress(OSError):
+                del buffer[:self._sock.send(buffer)]
+            if not buffer:
+                self._buffer = None
 
 
 # stdlib: _ProactorDatagramTransport
@@ -293,10 +314,7 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             data, addr = self._buffer.popleft()
             self._buffer_size -= self._sizes.popleft()
             try:
-                if self._address is not None or self._extra.get('peername'):
-                    sent = self._loop._proactor.send(self._sock, data)
-                else:
-                    sent = self._loop._proactor.sendto(self._sock, data, addr=addr)
+                self._write_fut = self._send(data, addr)
             except OSError as exc:
                 self._tell_error(exc)
             except (SystemExit, KeyboardInterrupt):
@@ -305,8 +323,8 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
                 self._fatal_error(exc, 'Fatal write error on datagram transport')
                 return
             else:
-                self._write_fut = sent
-                sent.add_done_callback(self._loop_writing)
+                if self._write_fut is not None:
+                    self._write_fut.add_done_callback(self._loop_writing)
         self._maybe_resume_protocol()
         if self._closing and self._write_fut is None and not self._buffer:
             self._loop.call_soon(self._call_connection_lost, None)
@@ -337,6 +355,21 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             self._protocol.datagram_received(*received)
 
     # -- ours: no counterpart in the stdlib's class --
+
+    def _send(self, data, addr):
+        """Send a datagram at once, or return the future of sending it when there is room."""
+        connected = self._address is not None or self._extra.get('peername')
+        try:
+            if connected:
+                self._sock.send(data)
+            else:
+                self._sock.sendto(data, addr)
+            return None
+        except (BlockingIOError, InterruptedError):
+            pass
+        if connected:
+            return self._loop._proactor.send(self._sock, data)
+        return self._loop._proactor.sendto(self._sock, data, addr=addr)
 
     def _tell_error(self, exc):
         try:

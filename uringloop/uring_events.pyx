@@ -1038,6 +1038,11 @@ cdef class IouringProactor:
         self._watch(future)
         return future
 
+    def _extend_send(self, future, data):
+        """Send data along with what the future is of; False if the kernel may have that already."""
+        cdef Overlapped ov = future._ov
+        return ov is not None and ov.extend(data)
+
     def _poll_socket(self, sock, events):
         """Return a future of `events` on a user's socket.  It takes nothing from the socket."""
         fd = self._fd_of(sock)

@@ -58,6 +58,47 @@ TEST_CASE("start_send: short sends are resumed until all is out") {
   }
 }
 
+TEST_CASE("extend: as long as the kernel has not seen it") {
+  for (bool pipe : {false, true}) {
+    CAPTURE(pipe);
+    Simulation simulation;
+    Proactor& proactor = simulation.proactor;
+    const auto [ours, theirs] =
+        pipe ? simulation.kernel.pipe(4, true) : simulation.kernel.stream_pair(4);
+    const std::string first = "ab", second = "abcd", third = "abcdefgh", fourth = "abcdefghij";
+    const std::int64_t key = pipe ? proactor.start_write(ours, first.data(), first.size())
+                                  : proactor.start_send(ours, first.data(), first.size(), 0);
+    const std::uint64_t operation = static_cast<std::uint64_t>(key);
+    proactor.extend(operation, second.data(), second.size());
+    proactor.extend(operation, third.data(), third.size());
+    simulation.turn();
+    // Four are out; it waits for room by a poll.
+    while (simulation.state(key) == State::kQueued) simulation.turn();
+    proactor.extend(operation, fourth.data(), fourth.size());
+    std::string received;
+    CHECK(simulation.collector.until([&] {
+      received += simulation.kernel.take(theirs);
+      return simulation.collector.has(key);
+    }));
+    CHECK(received + simulation.kernel.take(theirs) == third);
+    CHECK(simulation.collector[key].result == 8);
+    proactor.extend(operation, fourth.data(), fourth.size());  // it is gone
+  }
+}
+
+TEST_CASE("extend: what did not get into a submission") {
+  Simulation simulation;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  const std::string first = "ab", second = "abcd";
+  const std::int64_t key = simulation.proactor.start_send(ours, first.data(), first.size(), 0);
+  simulation.kernel.fail(Call::kEnter, -EAGAIN);
+  simulation.turn();
+  REQUIRE(simulation.state(key) == State::kQueued);
+  simulation.proactor.extend(static_cast<std::uint64_t>(key), second.data(), second.size());
+  CHECK(simulation.collector.until_all({key}));
+  CHECK(simulation.kernel.take(theirs) == second);
+}
+
 TEST_CASE("start_send: a full socket is slept for") {
   for (bool full : {false, true}) {
     CAPTURE(full);
