@@ -19,6 +19,7 @@ class Listeners(Part):
     def __init__(self, world):
         super().__init__(world)
         self.ours, self.plain, self.waiting, self.accepting = {}, {}, {}, {}
+        self.accepted = {}  # by plain calls, and not asked for yet: (family, address) -> connection
         for family in ("tcp", "unix"):
             self.ours[family] = self.listen(family)
             self.ours[family].setblocking(False)
@@ -26,6 +27,16 @@ class Listeners(Part):
             # It may have ended at once in spite of a full backlog of a Unix socket.
             self.plain[family].settimeout(5)
             self.waiting[family] = collections.deque()
+
+    def accept(self, family, address):
+        """The connection from this address to the plain listener.
+
+        There may be others: their tasks were cancelled, or have not run yet.
+        """
+        while (family, address) not in self.accepted:
+            conn, peer = self.plain[family].accept()
+            self.accepted[family, peer] = self.world.stack.enter_context(conn)
+        return self.accepted.pop((family, address))
 
     def listen(self, family):
         if family == "tcp":
@@ -136,13 +147,7 @@ def connect(world, family, loop, refused, limit, cancel):
             sock.close()
             raise
         assert not refused
-        name = sock.getsockname()
-        # Before it are those whose tasks were cancelled.
-        while True:
-            conn, address_of_peer = listener.accept()
-            if address_of_peer == name:
-                break
-            conn.close()
+        conn = world.listeners.accept(family, sock.getsockname())
         if len(world.links) < MOST:
             world.links.add(loop, sock, conn, f"connected-{family}")
         else:

@@ -164,6 +164,9 @@ def use_transport(world, number, what, size):
     if what in ("write", "writelines"):
         if protocol.leaving and what == "writelines":
             return False  # the selector loop's has lost its way of writing by then
+        if world.oracle and transport.is_closing():
+            # Its writelines() would leave a writer behind, on a number that is somebody else's next.
+            what = "write"
         write(world, link, what, size)
     elif what == "pause":
         transport.pause_reading()
