@@ -616,6 +616,19 @@ async def test_abort_behind_a_write_of_the_next_turn(loop, connect, pair):
     assert await protocol.lost is None
 
 
+async def test_reset_before_a_write_of_the_next_turn(loop, connect, stack):
+    """What the socket says of it, it says once."""
+    ours, theirs = tcp_pair()
+    ours.setblocking(False)
+    transport, protocol = await connect(stack.enter_context(ours))
+    transport.write(b"one")
+    await turns(1)
+    reset(theirs)
+    transport.write(b"two")
+    transport.write(b"three")
+    assert type(await protocol.lost) is ConnectionResetError
+
+
 async def test_data_received_raises_behind_writes(loop, connect, pair, writes, errors):
     class Protocol(Recorder):
         def data_received(self, data):

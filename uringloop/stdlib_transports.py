@@ -259,10 +259,15 @@ class _WritingMixin(_ClosingMixin):
                 self._buffer = None
         elif not sending.cancelled() and sending.exception() is None:
             # That one is out, and its callback, which sends the rest, is about to be called.
-            with contextlib.suppress(OSError):
+            try:
                 del buffer[:self._sock.send(buffer)]
-            if not buffer:
-                self._buffer = None
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as exc:
+                self._fatal_error(exc, 'Fatal write error on pipe transport')
+            else:
+                if not buffer:
+                    self._buffer = None
 
 
 # stdlib: _ProactorDatagramTransport
