@@ -202,6 +202,8 @@ def write(world, link, what, size):
     transport, protocol = link.transport, link.protocol
     if link.peer_closed:
         link.down.broken = True
+        # Whether this hears of it first, or the reading, is a matter of turns, and so is the error.
+        link.raced = True
     if link.up.ended and not link.wrote_eof and not protocol.leaving:
         # By the socket's own shutdown().
         link.up.broken = True
