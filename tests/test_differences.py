@@ -31,13 +31,13 @@ def clients(stack, server, count):
 
 
 def test_each_number_has_a_test():
-    numbers = re.findall(r"^\| (S\d+) \|", DOCUMENT.read_text(), re.MULTILINE)
-    tests = {name.split("_")[1].upper() for name in globals() if re.match(r"test_s\d", name)}
-    assert numbers == [f"S{number}" for number in range(1, len(numbers) + 1)]
+    numbers = re.findall(r"^\| (B\d+) \|", DOCUMENT.read_text(), re.MULTILINE)
+    tests = {name.split("_")[1].upper() for name in globals() if re.match(r"test_b\d", name)}
+    assert numbers == [f"B{number}" for number in range(1, len(numbers) + 1)]
     assert tests == set(numbers)
 
 
-async def test_s1_small_writes_leave_at_the_end_of_the_tick(connect, pair, ours):
+async def test_b1_small_writes_leave_at_the_end_of_the_tick(connect, pair, ours):
     a, b = pair
     transport, protocol = await connect(a)
     transport.write(b"small")
@@ -51,7 +51,7 @@ async def test_s1_small_writes_leave_at_the_end_of_the_tick(connect, pair, ours)
     await closed((transport, protocol))
 
 
-async def test_s2_socket_that_is_closed_beside_a_pending_call(loop, pair, ours):
+async def test_b2_socket_that_is_closed_beside_a_pending_call(loop, pair, ours):
     a, _ = pair
     task = loop.create_task(loop.sock_recv(a, 10))
     await turns(2)
@@ -71,7 +71,7 @@ async def test_s2_socket_that_is_closed_beside_a_pending_call(loop, pair, ours):
             await task
 
 
-async def test_s3_remove_reader_beside_a_waiting_call(loop, pair, ours):
+async def test_b3_remove_reader_beside_a_waiting_call(loop, pair, ours):
     a, b = pair
     task = loop.create_task(loop.sock_recv(a, 10))
     await turns(2)
@@ -94,7 +94,7 @@ class Remembering(Recorder):
         variable.set(data)
 
 
-async def test_s4_context_variable_that_data_received_sets(connect, pair, ours):
+async def test_b4_context_variable_that_data_received_sets(connect, pair, ours):
     a, b = pair
     transport, protocol = await connect(a, Remembering)
     b.send(b"1")
@@ -108,7 +108,7 @@ async def test_s4_context_variable_that_data_received_sets(connect, pair, ours):
     await closed((transport, protocol))
 
 
-async def test_s5_protocol_factory_and_the_current_task(loop, stack, ours):
+async def test_b5_protocol_factory_and_the_current_task(loop, stack, ours):
     tasks, protocols = [], []
 
     def factory():
@@ -123,7 +123,7 @@ async def test_s5_protocol_factory_and_the_current_task(loop, stack, ours):
     assert [task is None for task in tasks] == [ours]
 
 
-async def test_s6_clients_that_wait_when_the_first_closes_the_server(loop, stack, ours):
+async def test_b6_clients_that_wait_when_the_first_closes_the_server(loop, stack, ours):
     protocols = []
 
     class Closing(Recorder):
@@ -146,7 +146,7 @@ async def test_s6_clients_that_wait_when_the_first_closes_the_server(loop, stack
         assert last.recv(1) == b""
 
 
-async def test_s7_handle_of_a_callback_that_failed(loop, stack, errors, ours):
+async def test_b7_handle_of_a_callback_that_failed(loop, stack, errors, ours):
     class Failing(asyncio.DatagramProtocol):
         def datagram_received(self, data, addr):
             raise ZeroDivisionError
@@ -161,7 +161,7 @@ async def test_s7_handle_of_a_callback_that_failed(loop, stack, errors, ours):
     transport.close()
 
 
-async def test_s8_write_behind_write_eof(connect, pair, ours):
+async def test_b8_write_behind_write_eof(connect, pair, ours):
     transport, protocol = await connect(pair[0])
     transport.write_eof()
     message = "write_eof() already called" if ours else "Cannot call write() after write_eof()"
@@ -170,7 +170,7 @@ async def test_s8_write_behind_write_eof(connect, pair, ours):
     await closed((transport, protocol))
 
 
-def test_s9_keyboard_interrupt_out_of_eof_received(loop, pair, ours):
+def test_b9_keyboard_interrupt_out_of_eof_received(loop, pair, ours):
     class Interrupted(Recorder):
         def eof_received(self):
             super().eof_received()
@@ -191,7 +191,7 @@ def test_s9_keyboard_interrupt_out_of_eof_received(loop, pair, ours):
     loop.run_until_complete(turns(3))
 
 
-def test_s10_write_on_a_closed_loop(loop, pair, ours):
+def test_b10_write_on_a_closed_loop(loop, pair, ours):
     async def start():
         return await loop.create_connection(Recorder, sock=a)
 
@@ -212,7 +212,7 @@ def test_s10_write_on_a_closed_loop(loop, pair, ours):
     transport._sock = None
 
 
-def test_s10_datagram_on_a_closed_loop(loop, stack, ours):
+def test_b10_datagram_on_a_closed_loop(loop, stack, ours):
     async def start():
         return await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
 
