@@ -613,6 +613,28 @@ async def test_flow_control(loop, endpoint, narrow):
     await closed(a)
 
 
+async def test_writing_is_paused_as_long_as_one_waits(loop, endpoint, narrow):
+    """And not by those that leave at once."""
+    ours, theirs = narrow
+    a = await endpoint(sock=ours)
+    a[0].set_write_buffer_limits(high=0)
+    sent = 0
+    while not a[1].calls:
+        assert a[0].get_write_buffer_size() == 0
+        a[0].sendto(bytes(1000))
+        sent += 1
+    await turns(5)
+    assert sent > 1
+    assert a[0].get_write_buffer_size() >= 1000
+    assert a[1].calls == ["pause_writing"]
+    await receive(loop, theirs, sent)
+    await turns(5)
+    if hasattr(loop, "_proactor"):
+        # The selector loop of some Pythons counts a header that it does not take off.
+        assert a[1].calls == ["pause_writing", "resume_writing"]
+    await closed(a)
+
+
 async def test_flow_control_after_a_failed_send(loop, endpoint, narrow):
     """The last of the queue can't be sent: writing is resumed all the same."""
     ours, theirs = narrow

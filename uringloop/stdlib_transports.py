@@ -21,7 +21,7 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T5: Datagrams: reading and sending go on after an error, an empty datagram is a datagram, closing
 #     sends what is queued and then ends. A socket that is connected is sent to, not addressed, and
 #     the sender is who the kernel says it is. A datagram is sent at once if there is room for it, and
-#     is not lost when the transport is aborted behind it.
+#     is not lost when the transport is aborted behind it; one that waits for room counts as queued.
 # T6: One bad accept does not end the server: when descriptors or memory run out it pauses and tries
 #     again; a client that is gone, or a protocol factory that raises, costs that connection only.
 # T7: The sock_* methods call the socket's own method and use the proactor to wait, as the selector
@@ -278,6 +278,8 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
     def __init__(self, loop, sock, protocol, address=None, waiter=None, extra=None):
         # What each queued datagram counts; the size of a header depends on the Python.
         self._sizes = collections.deque()
+        # What the one counts that waits for room, which is no longer in the queue.
+        self._waiting_size = 0
         self._queueing = False
         super().__init__(loop, sock, protocol, address, waiter, extra)
 
@@ -287,17 +289,17 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             return                        # aborted, or closed: there is nowhere to send to
         before = self._buffer_size
         queued = len(self._buffer)
-        # The stdlib's method checks and queues; what it would send at once is sent below.
+        # The stdlib's method checks and queues; what it would do at once is done below.
         self._queueing = True
         try:
             super().sendto(data, addr)
         finally:
             self._queueing = False
-            # Also after an exception out of pause_writing(), which may as well have aborted.
-            if self._buffer is not None and len(self._buffer) > queued:
-                self._sizes.append(self._buffer_size - before)
-            if self._write_fut is None:
-                self._loop_writing()
+        if len(self._buffer) > queued:
+            self._sizes.append(self._buffer_size - before)
+        if self._write_fut is None:
+            self._loop_writing()
+        self._maybe_pause_protocol()
 
     # stdlib: _ProactorDatagramTransport._loop_writing
     def _loop_writing(self, fut=None):
@@ -305,6 +307,7 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             return
         self._write_fut = None
         if fut is not None:
+            self._buffer_size -= self._waiting_size
             try:
                 fut.result()
             except OSError as exc:
@@ -317,7 +320,8 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
         # error_received() may have closed, aborted or sent.
         while self._write_fut is None and self._buffer:
             data, addr = self._buffer.popleft()
-            self._buffer_size -= self._sizes.popleft()
+            size = self._sizes.popleft()
+            self._buffer_size -= size
             try:
                 self._write_fut = self._send(data, addr)
             except OSError as exc:
@@ -329,6 +333,8 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
                 return
             else:
                 if self._write_fut is not None:
+                    self._buffer_size += size
+                    self._waiting_size = size
                     self._write_fut.add_done_callback(self._loop_writing)
         self._maybe_resume_protocol()
         if self._closing and self._write_fut is None and not self._buffer:
@@ -358,6 +364,12 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             self._protocol.error_received(error)
         elif received is not None:
             self._protocol.datagram_received(*received)
+
+    # stdlib: _FlowControlMixin._maybe_pause_protocol
+    def _maybe_pause_protocol(self):
+        # What is being queued may leave at once.
+        if not self._queueing:
+            super()._maybe_pause_protocol()
 
     # -- ours: no counterpart in the stdlib's class --
 
