@@ -229,3 +229,17 @@ def test_b10_datagram_on_a_closed_loop(loop, stack, ours):
         assert receiver.recv(10) == b"data"
     transport._sock.close()
     transport._sock = None
+
+
+async def test_b11_what_waits_for_the_end_of_the_tick_counts(connect, pair, ours):
+    a, b = pair
+    transport, protocol = await connect(a)
+    transport.set_write_buffer_limits(0)
+    transport.write(b"small")
+    assert transport.get_write_buffer_size() == (5 if ours else 0)
+    await turns(3)
+    assert transport.get_write_buffer_size() == 0
+    assert protocol.calls[1:] == (["pause_writing", "resume_writing"] if ours else [])
+    transport.write(bytes(16384))
+    assert transport.get_write_buffer_size() == 0
+    await closed((transport, protocol))
