@@ -243,3 +243,31 @@ async def test_b11_what_waits_for_the_end_of_the_tick_counts(connect, pair, ours
     transport.write(bytes(16384))
     assert transport.get_write_buffer_size() == 0
     await closed((transport, protocol))
+
+
+async def test_b12_resumed_reading_begins_a_turn_later(connect, pair, ours):
+    a, b = pair
+    transport, protocol = await connect(a)
+    transport.pause_reading()
+    b.send(b"data")
+    await turns(3)
+    transport.resume_reading()
+    # This task is called before what the selector has found in its turn.
+    await turns(2)
+    assert protocol.data == (b"" if ours else b"data")
+    await turns(1)
+    assert protocol.data == b"data"
+    await closed((transport, protocol))
+
+
+async def test_b13_failed_handshake_of_a_server_in_debug_mode(loop, tls, stack, errors, ours):
+    loop.set_debug(True)
+    async with await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=tls[0]) as server:
+        [client] = clients(stack, server, 1)
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        client.setblocking(False)
+        await loop.sock_recv(client, 1)
+        await turns(3)
+    assert [error["message"] for error in errors] == (
+        [] if ours else ["Error on transport creation for incoming connection"])
+    errors.clear()
