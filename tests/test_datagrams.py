@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import struct
 
 import pytest
 
@@ -744,3 +745,49 @@ async def test_blocked_message_arrives_once(loop, stack, kind):
     await sending
     await loop.sock_sendall(a, b"the next")
     assert await receive(loop, b, 2) == [b"the message", b"the next"]
+
+
+# -- sockets of other families --
+
+
+async def test_netlink(endpoint, stack):
+    """The sender of a netlink message is told, as the socket's own recvfrom() tells it: 0 is the kernel."""
+    sock = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
+    sock.bind((0, 0))
+    transport, protocol = await endpoint(sock=sock)
+    get_links, dump = 18, 0x301
+    transport.sendto(struct.pack("=IHHIIB3x", 20, get_links, dump, 1, 0, socket.AF_UNSPEC), (0, 0))
+    await until(lambda: protocol.received)
+    data, addr = protocol.received[0]
+    assert addr == (0, 0)
+    assert struct.unpack_from("=I", data)[0] >= 16
+    await closed((transport, protocol))
+
+
+@pytest.mark.uringloop_only
+async def test_netlink_into_a_buffer(loop, stack):
+    sock = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
+    sock.bind((0, 0))
+    buffer = bytearray(65536)
+    receiving = loop._proactor.recvfrom_into(sock, buffer)
+    await turns(2)
+    assert not receiving.done()
+    sock.sendto(struct.pack("=IHHIIB3x", 20, 18, 0x301, 1, 0, socket.AF_UNSPEC), (0, 0))
+    count, addr = await receiving
+    assert count >= 16 and addr == (0, 0)
+
+
+async def test_packet(endpoint, stack, peer):
+    everything = 3
+    try:
+        sock = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(everything)))
+    except PermissionError:
+        pytest.skip("packet sockets are root's")
+    sock.bind(("lo", 0))
+    transport, protocol = await endpoint(sock=sock)
+    peer.sendto(b"datagram", peer.getsockname())
+    await until(lambda: any(data.endswith(b"datagram") for data, _ in protocol.received))
+    [addr, *_] = [addr for data, addr in protocol.received if data.endswith(b"datagram")]
+    assert addr[:2] == ("lo", 0x0800)
+    transport.abort()
+    await protocol.lost

@@ -27,7 +27,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D6: Connecting starts with the socket's own connect(), which knows every address family and every
 #     wrong argument, and needs no local bind; the ring then waits until it is established.
 # D7: A datagram to an address that is not plain (a host name, a scope name, an unusual family) is
-#     sent by the socket's own sendto(), which resolves it or says what is wrong with it.
+#     sent by the socket's own sendto(), which resolves it or says what is wrong with it; on a socket of
+#     an unusual family (netlink, packet) one is received by its own recvfrom(), which tells the address.
 # D8: An unreachable port is ECONNREFUSED on Linux, and an error to the caller as on the selector
 #     loop; Windows answers with an empty result.
 # D9: `recvfrom_into` takes `nbytes` before `flags`: asyncio's sock_recvfrom_into passes nbytes in
@@ -67,6 +68,7 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     The ring ends what is in flight itself, and nobody is left to be told.
 # D24: What is started in a tick begins at its end. It begins before that when the run ends, or the
 #     loop closes: no later tick may come.
+import _socket
 import errno
 import math
 import select
@@ -91,6 +93,11 @@ cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
+
+cdef extern from "<sys/socket.h>":
+    enum: AF_INET
+    enum: AF_INET6
+    enum: AF_UNIX
 
 from ._overlapped cimport Overlapped, Ring, fileno, is_socket
 from . import selector_events, stdlib_transports, unix_events
@@ -512,6 +519,25 @@ def finish_sendto(conn, buf, flags, addr, trans, key, ov):
     return conn.sendto(buf, flags, addr)
 
 
+cdef object _family_slot = _socket.socket.family
+
+
+# ours: D7. Not by socket.socket.family, which makes an enumeration's member each time.
+cdef bint has_plain_addresses(object conn) except -1:
+    cdef int family
+    if isinstance(conn, _socket.socket):
+        family = Py_TYPE(_family_slot).tp_descr_get(_family_slot, conn, NULL)
+    else:
+        family = conn.family
+    return family in (AF_INET, AF_INET6, AF_UNIX)
+
+
+# ours: for the datagrams of D7
+def finish_recvfrom(receive, trans, key, ov):
+    ov.getresult()
+    return receive()
+
+
 # ours: inner function of IocpProactor.accept
 def finish_accept(listener, trans, key, ov):
     ov.getresult()
@@ -558,8 +584,9 @@ def finish_poll(on_ready, trans, key, ov):
     try:
         ov.getresult()
     except OSError as exc:
-        if exc.errno == errno.EBADF:
-            # Closed without being removed: as on a selector, it is never ready again.
+        if exc.errno in (errno.EBADF, errno.ECANCELED):
+            # Closed without being removed: as on a selector, it is never ready again. Or it was
+            # a transport's, whose end cancels all waits on its socket.
             return
         raise
     if on_ready():
@@ -686,6 +713,11 @@ cdef class IouringProactor:
     def recvfrom(self, conn, nbytes, flags=0):
         fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
+        # differs[D7]
+        if not has_plain_addresses(conn):
+            ov.prep_poll(fd, select.POLLIN)
+            return self._future_of(ov, conn, partial(
+                finish_recvfrom, partial(conn.recvfrom, nbytes, flags | socket.MSG_DONTWAIT)))
         ov.prep_recvfrom(fd, nbytes, flags)
 
         # differs[D8]: nothing is made of an error, so _finish_recvfrom would add nothing.
@@ -696,6 +728,11 @@ cdef class IouringProactor:
         # differs[D9]
         fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
+        # differs[D7]
+        if not has_plain_addresses(conn):
+            ov.prep_poll(fd, select.POLLIN)
+            return self._future_of(ov, conn, partial(
+                finish_recvfrom, partial(conn.recvfrom_into, buf, nbytes, flags | socket.MSG_DONTWAIT)))
         ov.prep_recvfrom_into(fd, buf, nbytes, flags)
 
         return self._future_of(ov, conn, _finish_socket_func)
