@@ -141,34 +141,19 @@ DEVIATIONS = {
             "(None, True, ('eof', 'lost BrokenPipeError EPIPE'), b'')")},
     ),
     "H11": (
-        "The stdlib's proactor transports fill a BufferedProtocol's buffer by assigning to a slice of it.",
-        {
-            "BufferedProtocol.get_buffer: list for a buffer": (
-                "(None, True, ('lost TypeError'), b''); handler: TypeError",
-                "(None, False, ('3 bytes', '1 bytes'), b'')"),
-            "BufferedProtocol.get_buffer: non-contiguous memoryview": (
-                "(None, True, ('lost TypeError'), b''); handler: TypeError", "(None, False, ('4 bytes'), b'')"),
-            "BufferedProtocol.get_buffer: array of doubles": (
-                "(None, False, ('4 bytes'), b'')", "(None, True, ('lost TypeError'), b''); handler: TypeError"),
-            "BufferedProtocol.get_buffer: memoryview of two dimensions": (
-                "(None, False, ('4 bytes'), b'')",
-                "(None, True, ('lost NotImplementedError'), b''); handler: NotImplementedError"),
-        },
-    ),
-    "H12": (
         "The selector loop of Python 3.12 hands sendfile(2) any count, that of 3.13 no more than there is.",
         {f"{method}: count {count}": ("OverflowError", outcome)
          for count in ("2**63", "2**70")
          for name, outcome in {"sock_sendfile": "10", "sendfile": "(10, b'0123456789')"}.items()
          for method in (name, f"{name}(fallback=False)")},
     ),
-    "H13": (
+    "H12": (
         "A datagram that can't be copied is told to the caller; the selector loop of Python 3.12 does so, too.",
         {f"transport.sendto: released memoryview{how}": (
             "(None, True, ('lost ValueError'), ()); handler: ValueError", "(ValueError, False, (), ())")
          for how in ("", ", connected")},
     ),
-    "H14": (
+    "H13": (
         "The selector loop of later Pythons skips what is false among writelines()' buffers: None, a number 0.",
         {
             "transport.writelines: None for a buffer among others": (
@@ -177,12 +162,12 @@ DEVIATIONS = {
             "transport.writelines: bytearray": ("(None, False, (), b'')", "(TypeError, False, (), b'')"),
         },
     ),
-    "H15": (
+    "H14": (
         "When the file's position can't be set at the end, the selector loop's callback fails and its future is never "
         "done; later Pythons set it even if nothing was sent.",
         {"sock_sendfile: closed file, waiting": ("pending; handler: OSError EBADF", "OSError EBADF")},
     ),
-    "H16": (
+    "H15": (
         "b''.join(), with which the stdlib's proactor transports join, now raises ValueError for a released memoryview "
         "on Python 3.12 and now returns b'', without any loop, too; the selector loop's way always raises.",
         {"transport.writelines: released memoryview": ("(ValueError, False, (), b'')", "(None, False, (), b'')")},
@@ -190,7 +175,7 @@ DEVIATIONS = {
 }
 
 # The outcomes of these may also be the same.
-NOT_ON_ALL_PYTHONS = {"H12", "H13", "H14", "H15", "H16"}
+NOT_ON_ALL_PYTHONS = {"H11", "H12", "H13", "H14", "H15"}
 
 
 # -- outcomes --

@@ -571,3 +571,16 @@ async def test_idle_objects_are_looked_at_now_and_then(loop, pair):
             assert await loop.sock_recv(peer, 1) == b""
         for reader in readers:
             loop.remove_reader(reader)
+
+
+async def test_reader_that_was_forgotten_gives_way_to_a_transport(loop, connect, pair, calls):
+    ours, theirs = pair
+    loop.add_reader(ours, calls.append, 1)
+    transport, protocol = await connect(ours)
+    calls.clear()
+    theirs.send(b"data")
+    await until(lambda: protocol.data == b"data")
+    await turns(3)
+    assert not calls
+    transport.close()
+    assert await protocol.lost is None

@@ -543,7 +543,24 @@ async def test_abort_beside_sendfile(loop, plain, large_file):
     task = asyncio.create_task(loop.sendfile(transport, large_file))
     await turns(10)
     transport.abort()
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionError, match="^Connection is closed by peer$"):
         await task
     assert await protocol.lost is None
     assert len(await read_all(loop, peer)) == large_file.tell() < LARGE
+
+
+async def test_abort_before_the_file_s_turn(loop, plain, file):
+    """Nothing of the file follows writes that are cut off."""
+    transport, protocol, peer = await plain()
+    transport.write(b"w" * 10_000_000)
+    task = asyncio.create_task(loop.sendfile(transport, file))
+    await turns(3)
+    # The peer makes room, and in the same callback comes the abort.
+    received = peer.recv(100_000)
+    transport.abort()
+    with pytest.raises(ConnectionError, match="^Connection is closed by peer$"):
+        await task
+    assert await protocol.lost is None
+    received += await read_all(loop, peer)
+    assert received == b"w" * len(received)
+    assert file.tell() == 0

@@ -3,8 +3,10 @@
 A `pair` is two connected sockets, TCP and unix; the transport is made on one, the other is the peer.
 """
 
+import array
 import asyncio
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -191,6 +193,34 @@ async def test_buffered_protocol(loop, connect, pair):
     theirs.shutdown(socket.SHUT_WR)
     assert await protocol.lost is None
     assert protocol.data == data + b"EOF"
+
+
+@pytest.mark.parametrize("buffer", [
+    array.array("B", bytes(400)),
+    array.array("I", bytes(400)),
+    memoryview(bytearray(400)).cast("B", (20, 20)),
+    (ctypes.c_uint16 * 200)(),
+], ids=["array", "array of integers", "two dimensions", "ctypes"])
+async def test_buffered_protocol_with_an_array(loop, connect, pair, buffer):
+    """A buffer is so many bytes, whatever it says that it is made of."""
+    ours, theirs = pair
+
+    class Array(Buffered):
+        def get_buffer(self, sizehint):
+            return buffer
+
+        def buffer_updated(self, count):
+            self.data += memoryview(buffer).cast("B")[:count]
+            self.updates.append(count)
+
+    _, protocol = await connect(ours, Array)
+    data = some_bytes(1000)
+    theirs.send(data)
+    await until(lambda: len(protocol.data) == 1000)
+    assert protocol.data == data
+    assert protocol.updates == [400, 400, 200]
+    theirs.close()
+    assert await protocol.lost is None
 
 
 class Small(Buffered):
@@ -452,21 +482,6 @@ async def test_end_of_stream_during_a_pause(loop, connect, pair):
     transport.resume_reading()
     await until(lambda: protocol.calls[-1] == "eof_received")
     assert protocol.data == b"last words"
-    transport.close()
-    await protocol.lost
-
-
-@pytest.mark.uringloop_only  # the selector loop tells it again
-async def test_end_of_stream_is_told_once(loop, connect, pair):
-    ours, theirs = pair
-    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
-    theirs.shutdown(socket.SHUT_WR)
-    await until(lambda: protocol.calls[-1] == "eof_received")
-    for _ in range(3):
-        transport.pause_reading()
-        transport.resume_reading()
-        await turns(3)
-    assert protocol.calls == ["connection_made", "eof_received"]
     transport.close()
     await protocol.lost
 
@@ -995,3 +1010,38 @@ async def test_tls_client_to_a_plain_port(loop, tls, stack):
     with pytest.raises(OSError):
         await connecting
     drain(peer)
+
+
+async def test_end_is_told_again_when_reading_is_resumed(connect, pair):
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
+    theirs.shutdown(socket.SHUT_WR)
+    await until(lambda: protocol.calls.count("eof_received") == 1)
+    await turns(5)
+    assert protocol.calls.count("eof_received") == 1
+    transport.pause_reading()
+    transport.resume_reading()
+    await turns(10)
+    assert protocol.calls.count("eof_received") == 2
+    second = Recorder()
+    transport.pause_reading()
+    transport.set_protocol(second)
+    transport.resume_reading()
+    assert await second.lost is None
+
+
+async def test_end_during_a_pause_is_told_once(connect, pair):
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
+    theirs.shutdown(socket.SHUT_WR)
+    await turns(1)
+    # It has come in this turn, and is told only behind this task.
+    transport.pause_reading()
+    await turns(1)
+    assert "eof_received" not in protocol.calls
+    transport.resume_reading()
+    transport.pause_reading()
+    transport.resume_reading()
+    await turns(10)
+    assert protocol.calls.count("eof_received") == 1
+    await closed((transport, protocol))

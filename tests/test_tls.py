@@ -434,6 +434,21 @@ async def test_tls_in_tls(loop, tls, over):
     await turns(5)
 
 
+@pytest.mark.parametrize("side", [0, 1], ids=["server", "client"])
+async def test_start_tls_behind_the_peer_s_end(loop, pair, tls, connect, side):
+    """The end was told to the protocol before; the handshake hears of it, and does not wait for its timeout."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
+    theirs.send(b"go on")
+    theirs.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof_received" in protocol.calls)
+    with pytest.raises(ConnectionResetError):
+        await loop.start_tls(transport, protocol, tls[side],
+                             server_side=not side, server_hostname="localhost" if side else None)
+    await turns(2)
+    assert ours.fileno() == -1
+
+
 async def test_start_tls_is_refused(loop, pair, tls, connect):
     ours, theirs = pair
     transport, protocol = await connect(ours)

@@ -10,8 +10,9 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     arrives after the pause stays in the socket, for whoever reads it next (another owner of the
 #     connection, start_tls).
 # T2: Reading that was scheduled twice (by the constructor and by a pause and resume in
-#     connection_made) starts once; and it is not started again behind the end of the stream that
-#     arrived during a pause.
+#     connection_made) starts once; and it is not started again while an end of the stream that
+#     arrived during a pause is still to be told. Behind one that was told it is: the protocol may be
+#     another (start_tls) and has to hear of it.
 # T3: An exception of data_received() closes the transport, as on the selector loop. What was kept
 #     during a pause is handed on as bytes, as all other data is.
 # T4: A closing transport does not shut its socket down: that fails with ENOTCONN for a connection
@@ -49,6 +50,9 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T17: A transport that is collected, and not closed, leaves its server, where it does so on this
 #     Python's selector loop.
 # T18: Writing to a transport whose loop is closed raises RuntimeError, which says so.
+# T19: A file that waits for what was written before it is not sent when the transport is aborted:
+#     the stdlib's tells its sender then that all is out. Who sends one gets a ConnectionError, also
+#     when the abort comes in the middle.
 import collections
 import contextlib
 import errno
@@ -101,6 +105,10 @@ class _ClosingMixin:
         # differs[T16]
         if self._write_fut is not None and self._loop._proactor is not None:
             self._loop._proactor._submit()
+        # differs[T19]
+        waiter = self._empty_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(ConnectionError("Connection is closed by peer"))
         super()._force_close(exc)
 
     # stdlib: _ProactorBasePipeTransport._call_connection_lost
@@ -129,8 +137,8 @@ class _ClosingMixin:
 class _ReadingMixin(_ClosingMixin):
     """Reading from a stream, on Linux."""
 
-    # The end of the stream has been told, or waits for resume_reading().
-    _at_eof = False
+    # The end of the stream has come during a pause and is not yet told.
+    _eof_kept = False
     # differs[T13]: None for whatever context it is that asks.
     _context = None
 
@@ -155,7 +163,7 @@ class _ReadingMixin(_ClosingMixin):
         length = self._pending_data_length
         self._pending_data_length = -1
         # differs[T2]
-        if self._read_fut is None:
+        if self._read_fut is None and not self._eof_kept:
             self._loop.call_soon(self._start_reading)
 
         if length > -1:
@@ -168,8 +176,8 @@ class _ReadingMixin(_ClosingMixin):
 
     # stdlib: _ProactorReadPipeTransport._data_received
     def _data_received(self, data, length):
-        if length == 0:
-            self._at_eof = True
+        # differs[T2]
+        self._eof_kept = length == 0 and self._paused
         # differs[T3]
         try:
             if length > 0 and not self._paused and (
@@ -191,11 +199,13 @@ class _ReadingMixin(_ClosingMixin):
             while True:
                 call = 'get_buffer'
                 buffer = protocol.get_buffer(len(data))
-                size = min(len(buffer), len(data))
-                if not size:
+                if not len(buffer):
                     raise RuntimeError('get_buffer() returned an empty buffer')
+                # An array of any shape and type.
+                view = memoryview(buffer).cast('B')
+                size = min(len(view), len(data))
+                view[:size] = data[:size]
                 call = 'buffer_updated'
-                buffer[:size] = data[:size]
                 protocol.buffer_updated(size)
                 data = data[size:]
                 if not data or self._closing:
@@ -213,7 +223,7 @@ class _ReadingMixin(_ClosingMixin):
 
     def _start_reading(self):
         # differs[T2]: the constructor's start may have come first.
-        if self._read_fut is None and not self._at_eof:
+        if self._read_fut is None and not self._eof_kept:
             self._loop_reading()
 
 
@@ -644,7 +654,13 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                 if count and total_sent >= count:
                     break
                 # Also after a success: others have their turn between two blocks.
-                await self._proactor._poll_socket(sock, select.POLLOUT)
+                try:
+                    await self._proactor._poll_socket(sock, select.POLLOUT)
+                except OSError as exc:
+                    if exc.errno != errno.ECANCELED:
+                        raise
+                    # differs[T19]: it is the transport's own end that cancels a wait on its socket.
+                    raise ConnectionError("Connection is closed by peer") from exc
             return total_sent
         finally:
             if total_sent > 0 or _POSITION_ALWAYS_SET:
@@ -760,6 +776,9 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         # keys: of all kinds the one whose lookups CPython 3.13 does not specialize. In a dict of
         # its own they are, some thirty a message.
         transport.__dict__ = {**transport.__dict__}
+        # A reader that was forgotten would take the transport's bytes.
+        if sock.fileno() in self._keys:
+            self._remove_wait(sock.fileno(), select.POLLIN)
         # Readers and writers of this descriptor are refused (_ensure_fd_no_transport).
         self._transports[sock.fileno()] = transport
         return transport
