@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support import Recorder, closed, turns, until
+from support import Buffered, Recorder, closed, turns, until
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "differences.md"
 
@@ -271,3 +271,25 @@ async def test_b13_failed_handshake_of_a_server_in_debug_mode(loop, tls, stack, 
     assert [error["message"] for error in errors] == (
         [] if ours else ["Error on transport creation for incoming connection"])
     errors.clear()
+
+
+async def test_b14_what_a_buffered_protocol_has_no_room_for(connect, pair, ours):
+    a, b = pair
+
+    class Header(Buffered):
+        def buffer_updated(self, count):
+            super().buffer_updated(count)
+            self.transport.pause_reading()
+
+    transport, protocol = await connect(a, lambda: Header(4))
+    b.send(b"headbody")
+    await until(lambda: protocol.updates)
+    if ours:
+        with pytest.raises(BlockingIOError):
+            a.recv(10, socket.MSG_PEEK)
+    else:
+        assert a.recv(10, socket.MSG_PEEK) == b"body"
+    transport.resume_reading()
+    await until(lambda: protocol.data == b"headbody")
+    assert protocol.updates == [4, 4]
+    await closed((transport, protocol))
