@@ -223,7 +223,7 @@ class _ReadingMixin(_ClosingMixin):
 
     def _start_reading(self):
         # differs[T2]: the constructor's start may have come first.
-        if self._read_fut is None and not self._eof_kept:
+        if self._read_fut is None:
             self._loop_reading()
 
 
@@ -778,7 +778,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         transport.__dict__ = {**transport.__dict__}
         # A reader that was forgotten would take the transport's bytes.
         if sock.fileno() in self._keys:
-            self._remove_wait(sock.fileno(), select.POLLIN)
+            self._remove_reader(sock.fileno())
         # Readers and writers of this descriptor are refused (_ensure_fd_no_transport).
         self._transports[sock.fileno()] = transport
         return transport

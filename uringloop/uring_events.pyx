@@ -519,17 +519,20 @@ def finish_sendto(conn, buf, flags, addr, trans, key, ov):
     return conn.sendto(buf, flags, addr)
 
 
+cdef object _Socket = _socket.socket
 cdef object _family_slot = _socket.socket.family
 
 
-# ours: D7. Not by socket.socket.family, which makes an enumeration's member each time.
+# ours: conn.family as a number, of which socket.socket makes an enumeration's member each time.
+cdef int family_of(object conn) except? -1:
+    if isinstance(conn, _Socket):
+        return Py_TYPE(_family_slot).tp_descr_get(_family_slot, conn, NULL)
+    return conn.family
+
+
+# ours: for the datagrams of D7
 cdef bint has_plain_addresses(object conn) except -1:
-    cdef int family
-    if isinstance(conn, _socket.socket):
-        family = Py_TYPE(_family_slot).tp_descr_get(_family_slot, conn, NULL)
-    else:
-        family = conn.family
-    return family in (AF_INET, AF_INET6, AF_UNIX)
+    return family_of(conn) in (AF_INET, AF_INET6, AF_UNIX)
 
 
 # ours: for the datagrams of D7
@@ -741,7 +744,7 @@ cdef class IouringProactor:
     def sendto(self, conn, buf, flags=0, addr=None):
         fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
-        if ov.prep_sendto(fd, conn.family, buf, flags, addr):
+        if ov.prep_sendto(fd, family_of(conn), buf, flags, addr):
             return self._future_of(ov, conn, _finish_socket_func)
 
         # differs[D7]
