@@ -749,14 +749,21 @@ async def test_blocked_message_arrives_once(loop, stack, kind):
 
 # -- sockets of other families --
 
+# To rtnetlink(7): a message of 20 bytes, RTM_GETLINK, NLM_F_REQUEST and NLM_F_DUMP, for any family.
+GET_LINKS = struct.pack("=IHHIIB3x", 20, 18, 0x301, 1, 0, socket.AF_UNSPEC)
 
-async def test_netlink(endpoint, stack):
-    """The sender of a netlink message is told, as the socket's own recvfrom() tells it: 0 is the kernel."""
+
+@pytest.fixture
+def netlink(stack):
     sock = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
     sock.bind((0, 0))
-    transport, protocol = await endpoint(sock=sock)
-    get_links, dump = 18, 0x301
-    transport.sendto(struct.pack("=IHHIIB3x", 20, get_links, dump, 1, 0, socket.AF_UNSPEC), (0, 0))
+    return sock
+
+
+async def test_netlink(endpoint, netlink):
+    """The sender of a netlink message is told, as the socket's own recvfrom() tells it: 0 is the kernel."""
+    transport, protocol = await endpoint(sock=netlink)
+    transport.sendto(GET_LINKS, (0, 0))
     await until(lambda: protocol.received)
     data, addr = protocol.received[0]
     assert addr == (0, 0)
@@ -765,14 +772,12 @@ async def test_netlink(endpoint, stack):
 
 
 @pytest.mark.uringloop_only
-async def test_netlink_into_a_buffer(loop, stack):
-    sock = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
-    sock.bind((0, 0))
+async def test_netlink_into_a_buffer(loop, netlink):
     buffer = bytearray(65536)
-    receiving = loop._proactor.recvfrom_into(sock, buffer)
+    receiving = loop._proactor.recvfrom_into(netlink, buffer)
     await turns(2)
     assert not receiving.done()
-    sock.sendto(struct.pack("=IHHIIB3x", 20, 18, 0x301, 1, 0, socket.AF_UNSPEC), (0, 0))
+    netlink.sendto(GET_LINKS, (0, 0))
     count, addr = await receiving
     assert count >= 16 and addr == (0, 0)
 

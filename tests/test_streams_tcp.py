@@ -486,6 +486,41 @@ async def test_end_of_stream_during_a_pause(loop, connect, pair):
     await protocol.lost
 
 
+async def test_end_is_told_again_when_reading_is_resumed(connect, pair):
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
+    theirs.shutdown(socket.SHUT_WR)
+    await until(lambda: protocol.calls.count("eof_received") == 1)
+    await turns(5)
+    assert protocol.calls.count("eof_received") == 1
+    transport.pause_reading()
+    transport.resume_reading()
+    await turns(10)
+    assert protocol.calls.count("eof_received") == 2
+    second = Recorder()
+    transport.pause_reading()
+    transport.set_protocol(second)
+    transport.resume_reading()
+    assert await second.lost is None
+
+
+async def test_end_during_a_pause_is_told_once(connect, pair):
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
+    theirs.shutdown(socket.SHUT_WR)
+    await turns(1)
+    # It has come in this turn, and is told only behind this task.
+    transport.pause_reading()
+    await turns(1)
+    assert "eof_received" not in protocol.calls
+    transport.resume_reading()
+    transport.pause_reading()
+    transport.resume_reading()
+    await turns(10)
+    assert protocol.calls.count("eof_received") == 1
+    await closed((transport, protocol))
+
+
 # -- closing --
 
 
@@ -1010,38 +1045,3 @@ async def test_tls_client_to_a_plain_port(loop, tls, stack):
     with pytest.raises(OSError):
         await connecting
     drain(peer)
-
-
-async def test_end_is_told_again_when_reading_is_resumed(connect, pair):
-    ours, theirs = pair
-    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
-    theirs.shutdown(socket.SHUT_WR)
-    await until(lambda: protocol.calls.count("eof_received") == 1)
-    await turns(5)
-    assert protocol.calls.count("eof_received") == 1
-    transport.pause_reading()
-    transport.resume_reading()
-    await turns(10)
-    assert protocol.calls.count("eof_received") == 2
-    second = Recorder()
-    transport.pause_reading()
-    transport.set_protocol(second)
-    transport.resume_reading()
-    assert await second.lost is None
-
-
-async def test_end_during_a_pause_is_told_once(connect, pair):
-    ours, theirs = pair
-    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
-    theirs.shutdown(socket.SHUT_WR)
-    await turns(1)
-    # It has come in this turn, and is told only behind this task.
-    transport.pause_reading()
-    await turns(1)
-    assert "eof_received" not in protocol.calls
-    transport.resume_reading()
-    transport.pause_reading()
-    transport.resume_reading()
-    await turns(10)
-    assert protocol.calls.count("eof_received") == 1
-    await closed((transport, protocol))
