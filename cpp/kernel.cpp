@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <linux/io_uring.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -10,7 +11,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <mutex>
+#include <new>
+#include <vector>
 
 // <asm/unistd.h> of an old header package may lack them; the numbers are the same everywhere but
 // on alpha.
@@ -32,8 +37,36 @@ T or_errno(T result) noexcept {
   return result < 0 ? static_cast<T>(-errno) : result;
 }
 
+// Descriptors that a forked child must not keep.  A ring's holds whatever is in flight on it: were
+// the parent killed, its connections and its ports would live on as long as the child.
+//
+// Not destroyed at exit: a thread may still fork.
+struct NotForChildren {
+  std::mutex mutex;
+  std::vector<int> fds;
+};
+NotForChildren& not_for_children() {
+  static NotForChildren* const kept = new NotForChildren;
+  return *kept;
+}
+
+// `fd`, once it is noted; closed, and -ENOMEM, where it can't be.
+int keep_from_children(int fd) noexcept {
+  if (fd < 0) return fd;
+  NotForChildren& kept = not_for_children();
+  try {
+    const std::lock_guard<std::mutex> lock(kept.mutex);
+    kept.fds.push_back(fd);
+  } catch (const std::bad_alloc&) {
+    close(fd);
+    return -ENOMEM;
+  }
+  return fd;
+}
+
 int real_setup(void*, unsigned entries, io_uring_params* params) {
-  return static_cast<int>(or_errno(syscall(__NR_io_uring_setup, entries, params)));
+  return keep_from_children(
+      static_cast<int>(or_errno(syscall(__NR_io_uring_setup, entries, params))));
 }
 
 int real_enter(void*, int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
@@ -62,9 +95,35 @@ int real_madvise(void*, void* address, std::size_t length, int advice) {
   return or_errno(madvise(address, length, advice));
 }
 
-int real_eventfd(void*, unsigned initial, int flags) { return or_errno(eventfd(initial, flags)); }
+int real_eventfd(void*, unsigned initial, int flags) {
+  return keep_from_children(or_errno(eventfd(initial, flags)));
+}
 
-int real_close(void*, int fd) { return or_errno(close(fd)); }
+int real_epoll_create(void*) { return keep_from_children(or_errno(epoll_create1(EPOLL_CLOEXEC))); }
+
+int real_epoll_ctl(void*, int epoll, int operation, int fd, epoll_event* event) {
+  return or_errno(epoll_ctl(epoll, operation, fd, event));
+}
+
+int real_epoll_wait(void*, int epoll, epoll_event* events, int limit) {
+  return or_errno(epoll_wait(epoll, events, limit, 0));
+}
+
+int real_poll(void*, int fd, short events) {
+  pollfd asked{fd, events, 0};
+  const int result = or_errno(poll(&asked, 1, 0));
+  return result > 0 ? asked.revents : result;
+}
+
+int real_close(void*, int fd) {
+  NotForChildren& kept = not_for_children();
+  const std::lock_guard<std::mutex> lock(kept.mutex);
+  // Newest first: loops are closed in the reverse of the order in which they are made.
+  const auto found = std::find(kept.fds.rbegin(), kept.fds.rend(), fd);
+  if (found != kept.fds.rend()) kept.fds.erase(std::next(found).base());
+  // Under the lock: a child that is forked in between would close the number's next owner.
+  return or_errno(close(fd));
+}
 
 std::int64_t real_read(void*, int fd, void* buffer, std::size_t size) {
   return or_errno<std::int64_t>(read(fd, buffer, size));
@@ -106,12 +165,23 @@ int real_thread_id(void*) { return static_cast<int>(syscall(SYS_gettid)); }
 // raises costs nothing to read.
 std::atomic<unsigned> forks{0};
 
-void count_fork() { forks.fetch_add(1, std::memory_order_relaxed); }
+void before_fork() { not_for_children().mutex.lock(); }
+
+void after_fork_in_parent() { not_for_children().mutex.unlock(); }
+
+void after_fork_in_child() {
+  NotForChildren& kept = not_for_children();
+  for (int fd : kept.fds) close(fd);
+  kept.fds.clear();
+  kept.mutex.unlock();
+  forks.fetch_add(1, std::memory_order_relaxed);
+}
 
 unsigned real_fork_count(void*) { return forks.load(std::memory_order_relaxed); }
 
 Kernel make_real_kernel() noexcept {
-  pthread_atfork(nullptr, nullptr, count_fork);
+  not_for_children();
+  pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
   Kernel kernel{};
   kernel.setup = real_setup;
   kernel.enter = real_enter;
@@ -120,6 +190,10 @@ Kernel make_real_kernel() noexcept {
   kernel.munmap = real_munmap;
   kernel.madvise = real_madvise;
   kernel.eventfd = real_eventfd;
+  kernel.epoll_create = real_epoll_create;
+  kernel.epoll_ctl = real_epoll_ctl;
+  kernel.epoll_wait = real_epoll_wait;
+  kernel.poll = real_poll;
   kernel.close = real_close;
   kernel.read = real_read;
   kernel.write = real_write;

@@ -9,6 +9,7 @@
 // `>= 0` or `-errno`.
 #pragma once
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -36,6 +37,13 @@ struct Kernel {
   int (*madvise)(void* self, void* address, std::size_t length, int advice);
 
   int (*eventfd)(void* self, unsigned initial, int flags);
+  // epoll_create1(2), close-on-exec.
+  int (*epoll_create)(void* self);
+  int (*epoll_ctl)(void* self, int epoll, int operation, int fd, epoll_event* event);
+  // epoll_wait(2), without the wait.
+  int (*epoll_wait)(void* self, int epoll, epoll_event* events, int limit);
+  // poll(2) of one descriptor, without the wait: which of `events` hold, or POLLERR, POLLHUP ...
+  int (*poll)(void* self, int fd, short events);
   int (*close)(void* self, int fd);
   std::int64_t (*read)(void* self, int fd, void* buffer, std::size_t size);
   std::int64_t (*write)(void* self, int fd, const void* buffer, std::size_t size);
@@ -54,6 +62,8 @@ struct Kernel {
   // gettid(2): SINGLE_ISSUER binds a ring to one thread.
   int (*thread_id)(void* self);
   // How often this process image came out of a fork(2); a ring belongs to the value it was made in.
+  // In a child nothing need be closed of what setup(), eventfd() and epoll_create() have made: the
+  // child has closed it on its way out of fork(2).
   unsigned (*fork_count)(void* self);
 };
 

@@ -15,8 +15,8 @@ namespace uring {
 
 enum class Kind : std::uint8_t {
   kNone,
-  // Wait for readiness; the caller then does the work with perform() or by itself.  Nothing is
-  // taken from the socket before that, so a cancel can lose nothing.
+  // Wait for readiness; the caller then does the work with receive() or the like, or by itself.
+  // Nothing is taken from the socket before that, so a cancel can lose nothing.
   kPoll,
   kReceive,
   kReceiveFrom,
@@ -40,6 +40,7 @@ enum class State : std::uint8_t {
   kFree,       // the slot is on the free list
   kQueued,     // started; no SQE written: the kernel knows nothing of it
   kInFlight,   // its SQE is written; the kernel owns buffer and address
+  kWaiting,    // in the set of Readiness: the ring knows nothing of it
   kCompleted,  // the final CQE is in; waits for next()
   kTaken,      // handed out by next(): to be released, or queued again
 };
@@ -48,9 +49,11 @@ enum Flag : std::uint8_t {
   kCancelWanted = 1 << 0,  // asked to end; the next final CQE is the last
   kCancelQueued = 1 << 1,  // on the list of cancels to submit
   kPolling = 1 << 2,       // of a sending kind: in flight is a POLL_ADD, not the send itself
-  kWatched = 1 << 3,       // its descriptor belongs to the user, who may close it at any time
+  kWatched = 1 << 3,       // somebody can be asked whether its descriptor is still open
   kAbandoned = 1 << 4,     // its ring closed before the final CQE: the kernel may hold the buffer
   kMayWait = 1 << 5,       // of a write: its file can't be asked not to wait for room
+  kByReadiness = 1 << 6,   // it waits in the set of Readiness, and not by a POLL_ADD
+  kRepeated = 1 << 7,      // ... and goes on waiting whenever it was told
 };
 
 // What a sendto needs at addresses that stay put until the final CQE.
@@ -63,7 +66,8 @@ struct AddressBlock {
 constexpr std::uint32_t kNoSlot = 0xffffffff;
 
 struct Operation {
-  // Linked into at most one of: free list, queue of what is to be armed, completed list.
+  // Linked into at most one of: free list, queue of what is to be armed, completed list, and,
+  // watched and in flight or waiting, the list of what is looked at.
   std::uint32_t next = kNoSlot;
   std::uint32_t previous = kNoSlot;
   // All operations on one descriptor.

@@ -60,6 +60,18 @@ class OperationTable {
   std::uint32_t next_on(const Operation* operation) const noexcept {
     return skip_to(operation->fd_next, operation->fd);
   }
+  // The one that was started first, and the one that was started next.
+  std::uint32_t oldest_on(int fd) const noexcept {
+    std::uint32_t oldest = kNoSlot;
+    for (std::uint32_t slot = first_on(fd); slot != kNoSlot; slot = next_on(at(slot)))
+      oldest = slot;
+    return oldest;
+  }
+  std::uint32_t younger_on(const Operation* operation) const noexcept {
+    std::uint32_t slot = operation->fd_previous;
+    while (slot != kNoSlot && at(slot)->fd != operation->fd) slot = at(slot)->fd_previous;
+    return slot;
+  }
 
   std::uint32_t capacity() const noexcept {
     return static_cast<std::uint32_t>(slabs_.size()) * kSlabSize;

@@ -16,6 +16,7 @@ namespace {
 // user_data of the proactor's own SQEs: generation 0 is never an operation's.
 constexpr std::uint64_t kCancelKey = OperationTable::kReservedSlot;
 constexpr std::uint64_t kWakeKey = OperationTable::kReservedSlot + 1;
+constexpr std::uint64_t kReadinessKey = OperationTable::kReservedSlot + 2;
 
 // An SQE's length is 32 bits; a longer send goes out in pieces.
 constexpr std::uint64_t kLongestSend = 1 << 30;
@@ -28,8 +29,12 @@ constexpr std::uint16_t kRetryLimit = 100;
 constexpr std::uint16_t kNowaitTries = 8;
 // How long a new ring waits for the locked memory of closed ones.
 constexpr std::int64_t kMemoryPatience = 1000000000;
-// Enters that settle() spends on one descriptor: one cancels, one sees it end, the rest is reserve.
+// Enters that settle() spends on one descriptor: one cancels and sees it end, the rest is reserve.
 constexpr int kSettleTurns = 8;
+// What an enter runs of the deferred work without being asked for more (Linux 6.13).
+constexpr unsigned kUnasked = 20;
+// More than any ring has in flight.
+constexpr unsigned kAllCompletions = 1u << 30;
 // Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
 constexpr int kOverflowTries = 8;
 
@@ -39,7 +44,8 @@ bool again_later(int error) noexcept {
 
 }  // namespace
 
-Proactor::Proactor(const Kernel& kernel) noexcept : kernel_(kernel), ring_(kernel_) {}
+Proactor::Proactor(const Kernel& kernel) noexcept
+    : kernel_(kernel), ring_(kernel_), readiness_(kernel_) {}
 
 Proactor::~Proactor() {
   close();
@@ -55,13 +61,15 @@ int Proactor::init(const Features& features, unsigned submission_entries,
   thread_ = 0;
   int error = ring_.init(features_, submission_entries_, completion_entries_, kMemoryPatience);
   if (error < 0) return error;
-  int fd = kernel_.eventfd(kernel_.self, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+  error = readiness_.init();
+  const int fd = error < 0 ? error : kernel_.eventfd(kernel_.self, 0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd < 0) {
+    readiness_.close();
     ring_.close();
     return fd;
   }
   wake_fd_ = fd;
-  wake_armed_ = false;
+  wake_armed_ = readiness_armed_ = readiness_told_ = false;
   return 0;
 }
 
@@ -98,7 +106,7 @@ int Proactor::move_to_fresh_ring() noexcept {
   io_uring_cqe cqe;
   while (ring_.pop(&cqe)) dispatch(cqe);
   ring_ = std::move(fresh);
-  wake_armed_ = false;
+  wake_armed_ = readiness_armed_ = false;
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
     if (operation->state != State::kInFlight) continue;
@@ -123,6 +131,24 @@ std::int64_t Proactor::start_poll(Kind kind, int fd, std::uint32_t mask) noexcep
   Operation* operation = table_.allocate(kind, fd);
   if (operation != nullptr) operation->poll_mask = mask;
   return queue(operation);
+}
+
+std::int64_t Proactor::start_wait(Kind kind, int fd, std::uint32_t mask, bool repeated) noexcept {
+  if (fd < 0 || !ring_.is_open()) return -EBADF;
+  Operation* operation = table_.allocate(kind, fd);
+  if (operation == nullptr) return -ENOMEM;
+  operation->poll_mask = mask;
+  operation->flags |= static_cast<std::uint8_t>(kByReadiness | (repeated ? kRepeated : 0));
+  begin_flight(operation, State::kWaiting);
+  operation->started_ns = now();
+  const int error = ask_for_readiness(fd, operation);
+  if (error < 0) {
+    end_flight(operation);
+    operation->state = State::kTaken;
+    table_.release(operation);
+    return error;
+  }
+  return static_cast<std::int64_t>(operation->key());
 }
 
 std::int64_t Proactor::start_send(int fd, const void* buffer, std::uint64_t length,
@@ -200,7 +226,118 @@ void Proactor::watch(std::uint64_t key) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr || (operation->flags & kWatched)) return;
   operation->flags |= kWatched;
+  if (operation->state == State::kInFlight || operation->state == State::kWaiting)
+    begin_flight(operation, operation->state);
+}
+
+// -- readiness --
+
+// Both ways out of a queue and back: what is watched is on a list in between.
+void Proactor::begin_flight(Operation* operation, State state) noexcept {
+  operation->state = state;
+  if (!(operation->flags & kWatched)) return;
+  table_.push(&watching_, operation);
   ++watched_;
+}
+
+void Proactor::end_flight(Operation* operation) noexcept {
+  if (operation->state != State::kInFlight && operation->state != State::kWaiting) return;
+  if (operation->state == State::kInFlight) --in_flight_;
+  if (!(operation->flags & kWatched)) return;
+  table_.unlink(&watching_, operation);
+  --watched_;
+}
+
+std::uint32_t Proactor::look_at_next() noexcept {
+  Operation* operation = table_.pop(&watching_);
+  if (operation == nullptr) return kNoSlot;
+  table_.push(&watching_, operation);
+  return operation->slot;
+}
+
+// Does it want to be told of its descriptor's readiness?  A repeated one also while it is told.
+bool Proactor::wants(const Operation* operation) const noexcept {
+  if (!(operation->flags & kByReadiness)) return false;
+  if (operation->state == State::kWaiting) return true;
+  return (operation->flags & kRepeated) && !(operation->flags & kCancelWanted) &&
+         (operation->state == State::kCompleted || operation->state == State::kTaken);
+}
+
+// Tell the set what its operations want of a descriptor.  `fresh` is of the file that has the
+// number now; when that is not the one in the set, all others have lost theirs.
+int Proactor::ask_for_readiness(int fd, const Operation* fresh) noexcept {
+  if (forked()) return -EOWNERDEAD;
+  std::uint32_t events = 0;
+  bool once = true;
+  for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
+       slot = table_.next_on(table_.at(slot))) {
+    const Operation* operation = table_.at(slot);
+    if (!wants(operation)) continue;
+    events |= operation->poll_mask;
+    if (operation->flags & kRepeated) once = false;
+  }
+  if (events == 0) {
+    readiness_.drop(fd);
+    return 0;
+  }
+  if (readiness_.has(fd)) {
+    const int error = readiness_.change(fd, events, once);
+    if (error != -ENOENT) return error;
+    lose_file(fd, fresh);
+    if (fresh == nullptr) return -EBADF;
+    events = fresh->poll_mask;
+    once = !(fresh->flags & kRepeated);
+  }
+  return readiness_.add(fd, events, once);
+}
+
+void Proactor::lose_file(int fd, const Operation* but) noexcept {
+  for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
+       slot = table_.next_on(table_.at(slot))) {
+    Operation* operation = table_.at(slot);
+    if (operation == but || !wants(operation)) continue;
+    operation->flags |= kCancelWanted;
+    operation->cancel_error = -EBADF;
+    if (operation->state != State::kWaiting) continue;
+    complete(operation, -EBADF, 0);
+  }
+}
+
+void Proactor::forget(int fd) noexcept {
+  if (!readiness_.has(fd) || forked()) return;
+  for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
+       slot = table_.next_on(table_.at(slot)))
+    if (wants(table_.at(slot))) return;
+  readiness_.drop(fd);
+}
+
+// The readers of a descriptor come before its writers, as on a selector, and the older before the
+// younger.
+void Proactor::tell_ready(int fd, std::uint32_t events) noexcept {
+  bool left = false;
+  for (const bool reading : {true, false}) {
+    std::uint32_t slot = table_.oldest_on(fd);
+    while (slot != kNoSlot) {
+      Operation* operation = table_.at(slot);
+      slot = table_.younger_on(operation);
+      if (operation->state != State::kWaiting) continue;
+      if (((operation->poll_mask & POLLIN) != 0) != reading) continue;
+      const std::uint32_t holds = events & (operation->poll_mask | POLLERR | POLLHUP);
+      if (holds == 0) {
+        left = true;
+        continue;
+      }
+      complete(operation, 0, holds);
+    }
+  }
+  // A single interest is told once, to all who shared it; who has heard nothing wants it again.
+  if (left && !readiness_.is_armed(fd)) ask_for_readiness(fd);
+}
+
+void Proactor::collect() noexcept {
+  Readiness::Event events[Readiness::kBatch];
+  const int count = readiness_.collect(events, Readiness::kBatch);
+  for (int index = 0; index < count; ++index) tell_ready(events[index].fd, events[index].events);
 }
 
 // -- cancelling --
@@ -208,13 +345,18 @@ void Proactor::watch(std::uint64_t key) noexcept {
 void Proactor::cancel(std::uint64_t key, int error) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr) return;
-  if (operation->state != State::kQueued && operation->state != State::kInFlight &&
-      operation->state != State::kTaken)
+  const bool repeated = (operation->flags & kRepeated) != 0;
+  if (operation->state == State::kFree || (operation->state == State::kCompleted && !repeated))
     return;
   if (!(operation->flags & kCancelWanted)) {
     operation->flags |= kCancelWanted;
     operation->cancel_error = error;
   }
+  if (operation->state == State::kWaiting) {
+    complete(operation, operation->cancel_error, 0);
+  }
+  // What is left of a single interest is told to nobody, once.
+  if (repeated) ask_for_readiness(operation->fd);
   if (operation->state == State::kQueued) {
     table_.unlink(&queued_, operation);
     // What was out before a short send was queued again is told.
@@ -241,19 +383,22 @@ void Proactor::cancel_fd(int fd, int error) noexcept {
 void Proactor::cancel_all() noexcept {
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
-    if (operation->state == State::kQueued || operation->state == State::kInFlight)
+    if (operation->state == State::kQueued || operation->state == State::kInFlight ||
+        operation->state == State::kWaiting)
       cancel(operation->key());
   }
 }
 
 std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length,
-                                std::uint32_t message_flags,
-                                std::uint64_t shortest) noexcept {
+                                std::uint32_t message_flags) noexcept {
   if (fd < 0) return -EBADF;
-  if (length < shortest) return 0;
+  if (length < kSendNow) return 0;
   for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
        slot = table_.next_on(table_.at(slot))) {
-    if (owns_buffer(table_.at(slot)->kind)) return 0;
+    const Operation* operation = table_.at(slot);
+    if (owns_buffer(operation->kind) &&
+        (operation->state == State::kQueued || operation->state == State::kInFlight))
+      return 0;
   }
   const std::int64_t result =
       kernel_.send(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,
@@ -285,6 +430,9 @@ std::int64_t Proactor::receive_from(int fd, void* buffer, std::uint64_t size, in
 }
 
 std::int64_t Proactor::read(int fd, void* buffer, std::uint64_t size) noexcept {
+  // A blocking pipe that somebody else was faster on would hold up the whole loop.
+  const int events = kernel_.poll(kernel_.self, fd, POLLIN);
+  if (events == 0) return -EAGAIN;
   std::int64_t result;
   do {
     result = kernel_.read(kernel_.self, fd, buffer, size);
@@ -315,6 +463,7 @@ std::int64_t Proactor::send_file(std::uint64_t key) noexcept {
 // -- completions --
 
 void Proactor::complete(Operation* operation, int error, std::int64_t result) noexcept {
+  end_flight(operation);
   operation->error = error;
   operation->result = result;
   operation->state = State::kCompleted;
@@ -322,7 +471,7 @@ void Proactor::complete(Operation* operation, int error, std::int64_t result) no
 }
 
 void Proactor::queue_again(Operation* operation) noexcept {
-  if (operation->state == State::kInFlight) --in_flight_;
+  end_flight(operation);
   operation->flags &= static_cast<std::uint8_t>(~kCancelQueued);
   operation->state = State::kQueued;
   table_.push(&queued_, operation);
@@ -341,7 +490,6 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   const std::int64_t done = static_cast<std::int64_t>(operation->done);
 
   if (whole || (operation->flags & kCancelWanted)) {
-    --in_flight_;
     complete(operation, whole ? 0 : operation->cancel_error, sending ? done : 0);
     return;
   }
@@ -361,14 +509,12 @@ void Proactor::finish(Operation* operation, int result) noexcept {
     // -EAGAIN is a reason, however often it comes: a Unix datagram socket that is not connected
     // polls as writable whatever room its peer has.
     if (result != -EAGAIN && ++operation->retries > kRetryLimit) {
-      --in_flight_;
       complete(operation, result < 0 ? result : -EAGAIN, done);
       return;
     }
     if (blocked) operation->flags |= kPolling;
     queue_again(operation);
   } else if (result < 0) {
-    --in_flight_;
     complete(operation, result, done);
   } else if (sending) {
     // Writable at last: the rest.  Short: there is no room for it now.
@@ -380,7 +526,6 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   } else {
     // A reader's poll is armed again and again for as long as there is the reader.
     operation->retries = 0;
-    --in_flight_;
     complete(operation, 0, result);
   }
 }
@@ -394,6 +539,11 @@ void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
     woken_ = true;
     return;
   }
+  if (cqe.user_data == kReadinessKey) {
+    readiness_armed_ = (cqe.flags & IORING_CQE_F_MORE) != 0;
+    readiness_told_ = true;
+    return;
+  }
   Operation* operation = table_.find(cqe.user_data);
   if (operation == nullptr || operation->state != State::kInFlight) return;
   // F_MORE: the kernel is not done with it, whatever the result says.
@@ -403,7 +553,6 @@ void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
 
 // The ring went away before the final CQE came.
 void Proactor::disown(Operation* operation) noexcept {
-  --in_flight_;
   const int error = (operation->flags & kCancelWanted) ? operation->cancel_error : -ECANCELED;
   // A poll reads no memory of ours.  The end of a send is the kernel's affair now.
   // A child never had anything in the kernel.
@@ -431,14 +580,24 @@ int Proactor::again(std::uint64_t key) noexcept {
   if (operation == nullptr || operation->state != State::kTaken) return -EBADF;
   if (operation->flags & kCancelWanted) return operation->cancel_error;
   if (!ring_.is_open()) return -ECANCELED;
-  queue_again(operation);
-  return 0;
+  if (!(operation->flags & kByReadiness)) {
+    queue_again(operation);
+    return 0;
+  }
+  begin_flight(operation, State::kWaiting);
+  // Whether the number is still its own, who calls has asked.
+  const int error =
+      (operation->flags & kRepeated) ? 0 : ask_for_readiness(operation->fd, operation);
+  if (error < 0) {
+    end_flight(operation);
+    operation->state = State::kTaken;
+  }
+  return error;
 }
 
 void Proactor::release(std::uint64_t key) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr || operation->state != State::kTaken) return;
-  if (operation->flags & kWatched) --watched_;
   if (operation->file >= 0) kernel_.close(kernel_.self, operation->file);
   // The kernel may still read the message header of what was abandoned.
   if (operation->flags & kAbandoned) operation->address = nullptr;
@@ -483,13 +642,13 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
     if (owns_buffer(operation->kind)) bytes_prepared_ += left;
   }
   sqe->user_data = operation->key();
-  operation->state = State::kInFlight;
   operation->run = run_;
+  begin_flight(operation, State::kInFlight);
   ++in_flight_;
 }
 
-// Write SQEs until the SQ is full (false) or nothing is left to write.
-bool Proactor::fill() noexcept {
+// The cancels among what fill() writes.
+bool Proactor::fill_cancels() noexcept {
   std::size_t written = 0;
   for (; written < cancels_.size(); ++written) {
     const std::uint64_t key = cancels_[written];
@@ -503,7 +662,19 @@ bool Proactor::fill() noexcept {
     sqe->user_data = kCancelKey;
   }
   cancels_.erase(cancels_.begin(), cancels_.begin() + static_cast<std::ptrdiff_t>(written));
-  if (!cancels_.empty()) return false;
+  return cancels_.empty();
+}
+
+// Write SQEs until the SQ is full (false) or nothing is left to write.
+bool Proactor::fill() noexcept {
+  if (!fill_cancels()) return false;
+  if (!readiness_armed_) {
+    io_uring_sqe* sqe = ring_.get_sqe();
+    if (sqe == nullptr) return false;
+    io_uring_prep_poll_add(sqe, readiness_.fd(), POLLIN);
+    sqe->user_data = kReadinessKey;
+    readiness_armed_ = true;
+  }
   if (!wake_armed_) {
     io_uring_sqe* sqe = ring_.get_sqe();
     if (sqe == nullptr) return false;
@@ -533,12 +704,13 @@ void Proactor::take_back() noexcept {
     const io_uring_sqe& sqe = ring_.pending_sqe(index);
     if (sqe.user_data == kWakeKey) {
       wake_armed_ = false;
+    } else if (sqe.user_data == kReadinessKey) {
+      readiness_armed_ = false;
     } else if (sqe.user_data == kCancelKey) {
       // Never throws: its place was freed in fill().
       cancels_.push_back(sqe.addr);
     } else if (Operation* operation = table_.find(sqe.user_data)) {
       if (operation->flags & kCancelWanted) {
-        --in_flight_;
         complete(operation, operation->cancel_error, static_cast<std::int64_t>(operation->done));
       } else {
         queue_again(operation);
@@ -576,14 +748,29 @@ int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
   return result;
 }
 
-int Proactor::reap() noexcept {
-  if (ring_.submissions_pending() != 0) take_back();
+unsigned Proactor::read_completions(unsigned limit) noexcept {
   io_uring_cqe cqe;
   unsigned count = 0;
-  while (count < kReapLimit && ring_.pop(&cqe)) {
+  while (count < limit && ring_.pop(&cqe)) {
     dispatch(cqe);
     ++count;
   }
+  return count;
+}
+
+int Proactor::reap() noexcept {
+  if (ring_.submissions_pending() != 0) take_back();
+  unsigned count = read_completions(kReapLimit);
+  // As many as an enter brings by itself, and more are waiting: those that are ready with them.
+  if (count >= kUnasked && count < kReapLimit && ring_.completions_deferred()) {
+    ring_.enter_for(kReapLimit - count);
+    count += read_completions(kReapLimit - count);
+  }
+  if (readiness_told_) {
+    readiness_told_ = false;
+    collect();
+  }
+  io_uring_cqe cqe;
   // What the kernel holds back would be lost with a ring of one issuer when another thread takes
   // over, and sent again: it is fetched while this thread can.
   for (int tries = kOverflowTries; tries > 0 && ring_.single_issuer() && ring_.overflowed();
@@ -620,10 +807,62 @@ void Proactor::settle(int fd) noexcept {
     for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
          slot = table_.next_on(table_.at(slot)))
       busy = busy || table_.at(slot)->state == State::kInFlight;
-    if (!busy || prepare() < 0) return;
-    int error = enter(false, 0);
+    if (!busy) return;
+    fill_cancels();
+    // All that is deferred: the end of this one may stand behind that of any number of others.
+    const int error = ring_.enter_for(kAllCompletions);
+    if (ring_.submissions_pending() != 0) take_back();
+    while (read_completions(kReapLimit) != 0) {
+    }
     if (error < 0 && !again_later(error)) return;
-    reap();
+  }
+}
+
+void Proactor::send_queued() noexcept {
+  if (!ring_.is_open() || forked()) return;
+  std::uint32_t slot = queued_.head;
+  while (slot != kNoSlot) {
+    Operation* operation = table_.at(slot);
+    slot = operation->next;
+    if (operation->kind != Kind::kSend || (operation->flags & kPolling)) continue;
+    // Behind what was given to the kernel before, or begun before.
+    bool first = true;
+    for (std::uint32_t other = table_.first_on(operation->fd); other != kNoSlot;
+         other = table_.next_on(table_.at(other))) {
+      const Operation* before = table_.at(other);
+      if (before != operation && owns_buffer(before->kind) &&
+          (before->state == State::kInFlight ||
+           (before->state == State::kQueued && (before->flags & kPolling))))
+        first = false;
+    }
+    if (!first) continue;
+    std::int64_t result = 0;
+    while (operation->done < operation->length) {
+      const std::uint64_t left = operation->length - operation->done;
+      result = kernel_.send(kernel_.self, operation->fd,
+                            static_cast<const char*>(operation->buffer) + operation->done,
+                            left < kLongestSend ? left : kLongestSend,
+                            static_cast<int>(operation->message_flags) | MSG_DONTWAIT);
+      if (result == -EINTR) continue;
+      if (result <= 0) break;
+      operation->done += static_cast<std::uint64_t>(result);
+    }
+    if (operation->done < operation->length && (result == -EAGAIN || result == 0)) {
+      operation->flags |= kPolling;
+      continue;
+    }
+    table_.unlink(&queued_, operation);
+    complete(operation, result < 0 ? static_cast<int>(result) : 0,
+             static_cast<std::int64_t>(operation->done));
+  }
+}
+
+void Proactor::leave_polls() noexcept {
+  for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
+    Operation* operation = table_.at(slot);
+    if (operation->state == State::kInFlight &&
+        (!owns_buffer(operation->kind) || (operation->flags & kPolling)))
+      disown(operation);
   }
 }
 
@@ -663,15 +902,18 @@ void Proactor::close() noexcept {
   const bool child = ring_.is_open() && forked();
   if (child) {
     ring_.abandon();
+    readiness_.forget();
+    wake_fd_ = -1;
   } else if (ring_.is_open()) {
     // What is posted is over: its result stands, and its buffer is free.
     io_uring_cqe cqe;
     while (ring_.pop(&cqe)) dispatch(cqe);
     ring_.close();
   }
+  readiness_.close();
   if (wake_fd_ >= 0) kernel_.close(kernel_.self, wake_fd_);
   wake_fd_ = -1;
-  wake_armed_ = false;
+  wake_armed_ = readiness_armed_ = readiness_told_ = false;
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
     if (operation->state == State::kQueued) {
@@ -679,6 +921,8 @@ void Proactor::close() noexcept {
       complete(operation, -ECANCELED, static_cast<std::int64_t>(operation->done));
     } else if (operation->state == State::kInFlight) {
       disown(operation);
+    } else if (operation->state == State::kWaiting) {
+      complete(operation, -ECANCELED, 0);
     }
   }
   cancels_.clear();
@@ -686,14 +930,6 @@ void Proactor::close() noexcept {
 
 const Operation* Proactor::peek(std::uint32_t slot) const noexcept {
   return slot < table_.capacity() ? table_.at(slot) : nullptr;
-}
-
-std::uint32_t Proactor::next_watched(std::uint32_t slot) const noexcept {
-  for (; slot < table_.capacity(); ++slot) {
-    const Operation* operation = table_.at(slot);
-    if ((operation->flags & kWatched) && operation->state == State::kInFlight) return slot;
-  }
-  return kNoSlot;
 }
 
 }  // namespace uring

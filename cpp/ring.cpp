@@ -142,11 +142,11 @@ int Ring::enable() noexcept {
 void Ring::close() noexcept {
   if (sqes_ != nullptr) kernel_->munmap(kernel_->self, sqes_, sqes_size_);
   if (queues_ != nullptr) kernel_->munmap(kernel_->self, queues_, queues_size_);
-  abandon();
+  if (fd_ >= 0) kernel_->close(kernel_->self, fd_);
+  forget();
 }
 
 void Ring::abandon() noexcept {
-  if (fd_ >= 0) kernel_->close(kernel_->self, fd_);
   forget();
 }
 
@@ -184,6 +184,17 @@ int Ring::enter(bool wait, std::int64_t timeout_ns) noexcept {
   argument.ts = reinterpret_cast<std::uintptr_t>(&timeout);
   return kernel_->enter(kernel_->self, fd_, submissions_pending(), 1,
                         flags | IORING_ENTER_EXT_ARG, &argument, sizeof(argument));
+}
+
+int Ring::enter_for(unsigned completions) noexcept {
+  store_release(sq_tail_, sq_next_);
+  __kernel_timespec at_once{0, 0};
+  io_uring_getevents_arg argument;
+  memset(&argument, 0, sizeof(argument));
+  argument.ts = reinterpret_cast<std::uintptr_t>(&at_once);
+  return kernel_->enter(kernel_->self, fd_, submissions_pending(), completions,
+                        IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument,
+                        sizeof(argument));
 }
 
 bool Ring::completions_deferred() const noexcept {

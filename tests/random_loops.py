@@ -155,8 +155,6 @@ class Program:
 
         def as_transports_do(start, argument):
             future = start(line.ours, argument)
-            # But the socket is the user's, who may close it.
-            proactor._watch(future)
             line.future = future
             return future
 

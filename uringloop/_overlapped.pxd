@@ -29,6 +29,7 @@ cdef extern from "operation.hpp" namespace "uring" nogil:
         kFree
         kQueued
         kInFlight
+        kWaiting
         kCompleted
         kTaken
 
@@ -75,17 +76,17 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int bind_thread(cbool force)
         cbool bound_here()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
+        int64_t start_wait(Kind kind, int fd, uint32_t mask, cbool repeated)
         int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags,
                            uint64_t done)
         int64_t send_now(int fd, const void* buffer, uint64_t length, uint32_t flags)
-        int64_t send_now(int fd, const void* buffer, uint64_t length, uint32_t flags,
-                         uint64_t shortest)
         int64_t start_sendto(int fd, const void* buffer, uint64_t length, uint32_t flags,
                              const void* address, unsigned address_length)
         int64_t start_write(int fd, const void* buffer, uint64_t length)
         int64_t start_sendfile(int socket, int file, int64_t offset, uint64_t count)
         void extend(uint64_t key, const void* buffer, uint64_t length)
         void watch(uint64_t key)
+        void forget(int fd)
         void cancel(uint64_t key, int error)
         int64_t receive(int fd, void* buffer, uint64_t size, int flags)
         int64_t receive_from(int fd, void* buffer, uint64_t size, int flags,
@@ -104,6 +105,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int enter(cbool wait, int64_t timeout_ns)
         int reap()
         void settle(int fd)
+        void send_queued()
+        void leave_polls()
         void wake()
         cbool take_wake()
         unsigned drain(int64_t timeout_ns)
@@ -121,7 +124,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         uint32_t capacity()
         uint32_t first_on(int fd)
         uint32_t next_on(uint32_t slot)
-        uint32_t next_watched(uint32_t slot)
+        uint32_t look_at_next()
         uint32_t first_queued()
         unsigned watched()
 
@@ -136,19 +139,22 @@ cdef class Ring:
     cdef list _slots             # slot -> its Overlapped, or None
     cdef void* _scratch          # what receives go through, to be copied at their true size
     cdef unsigned long _thread   # who called wait() last
-    cdef uint32_t _watch_cursor
     cdef int64_t _look_due      # when wait() may look at all watched ones again
+    cdef bint _entered          # a thread is in the kernel, without the GIL
+    cdef bint _close_wanted     # by another thread meanwhile
     cdef object __weakref__
 
     cdef int _check(self) except -1
     cdef int _bind(self, bint force=*) except -1
     cdef int _check_queued(self) except -1
-    cdef int64_t _check_watched(self, bint sleep, int64_t timeout_ns) except? -2
+    cdef int64_t _look(self, bint sleep, int64_t timeout_ns)
+    cdef int _look_at(self, unsigned count)
+    cdef int _enter(self, bint sleep, int64_t timeout_ns) except? -1
+    cdef int _send_queued(self) except -1
     cdef int _close(self) except -1
     cdef int _wait(self, int64_t timeout_ns) except -1
     cdef Overlapped _next(self)
     cdef int _settle(self, int fd) except -1
-    cdef int _touch(self, int fd) except -1
 
 
 cdef class Overlapped:
@@ -173,6 +179,7 @@ cdef class Overlapped:
     # What the loop runs when the future is done: see uring_events._DoneHandle.
     cdef object done_handle
     cdef bint traced             # its future has a source traceback: the loop is in debug mode
+    cdef bint _plain             # obj is a socket.socket, whose number can be read
 
     cdef int _enter(self, int64_t key) except -1
     cdef int _leave(self) except -1
@@ -189,8 +196,7 @@ cdef class Overlapped:
     cdef int _hold(self, object buf) except -1
     cdef int _unhold(self) except -1
     cdef int own(self, future, obj, callback) except -1
-    cdef int watch(self) except -1
-    cdef int prep_poll(self, int fd, unsigned events, Kind kind=*) except -1
+    cdef int prep_wait(self, int fd, unsigned events, Kind kind=*, bint repeated=*) except -1
     cdef int prep_accept(self, int fd) except -1
     cdef int prep_connect(self, int fd) except -1
     cdef int prep_recv(self, int fd, size, int flags) except -1
@@ -199,7 +205,7 @@ cdef class Overlapped:
     cdef int prep_recvfrom_into(self, int fd, buf, size, int flags) except -1
     cdef int prep_read(self, int fd, size) except -1
     cdef int prep_read_into(self, int fd, buf) except -1
-    cdef int prep_send(self, int fd, buf, unsigned flags, bint at_once=*) except -1
+    cdef int prep_send(self, int fd, buf, unsigned flags) except -1
     cdef int prep_write(self, int fd, buf) except -1
     cdef bint extend(self, data) except -1
     cdef bint prep_sendto(self, int fd, int family, buf, unsigned flags, addr) except -1

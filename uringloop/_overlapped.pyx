@@ -10,16 +10,18 @@ slots, where the garbage collector sees it, and holds the buffer that the kernel
 the list in `_enter` and leaves it in `_leave`, and nowhere else; `_leave` is called only after the
 operation's final completion.
 
-Two facts about io_uring shape this file:
+Three facts shape this file:
  - a receive waits for readiness (POLL_ADD) and calls recv(2) in `getresult`: until somebody takes
    the bytes they stay in the socket, so a cancel, however late, loses nothing.  The file behind a
    descriptor may have changed by then: `_lost` asks the owner first;
- - a send gives the kernel our buffer.  Whoever cancels it, the buffer stays until the final CQE.
+ - a send gives the kernel our buffer.  Whoever cancels it, the buffer stays until the final CQE;
+ - what is in flight on the ring holds its file open.  So only what belongs to a transport is; what
+   the user waits for on a descriptor of his own waits in an epoll set, which the ring polls.
 
 Names beside overlapped.c: ReadFile is `prep_read`, ReadFileInto `prep_read_into`, WSARecv
 `prep_recv`, WSARecvInto `prep_recv_into`, WSARecvFrom `prep_recvfrom`, WSARecvFromInto
 `prep_recvfrom_into`, WriteFile `prep_write`, WSASend `prep_send`, WSASendTo `prep_sendto`,
-TransmitFile `prep_sendfile`; AcceptEx, ConnectEx and RegisterWaitWithQueue are `prep_poll`.
+TransmitFile `prep_sendfile`; AcceptEx, ConnectEx and RegisterWaitWithQueue are `prep_wait`.
 CreateIoCompletionPort is `Ring()`, GetQueuedCompletionStatus is `Ring.wait` and `Ring.next`,
 PostQueuedCompletionStatus is `Ring.wake`.
 """
@@ -74,11 +76,14 @@ cdef unsigned CQ_ENTRIES = 2048
 # than a large one that is shrunk (above 128 KiB glibc maps and unmaps memory for each).
 cdef Py_ssize_t SCRATCH_SIZE = 256 * 1024
 
-# Owners that wait() looks at in each turn.  One that is about to sleep looks at all, but when there are
-# more, not again within the interval, in nanoseconds: the sleep is cut short there, for another look.
-# Else thousands of idle operations would cost each turn its time.
-cdef uint32_t WATCH_BATCH = 64
-cdef int64_t WATCH_INTERVAL = 10_000_000
+# How many sockets wait() looks at, whether they are still open, before it sleeps; in a turn that does
+# not sleep, only a few.  Where there are more, it looks at all of them, but not again within the
+# interval, in nanoseconds, nor within a hundred times what that took: the sleep is cut short there,
+# for another look.  So thousands of idle connections cost a busy loop a hundredth of its time.
+cdef unsigned LOOK_BATCH = 32
+cdef unsigned LOOK_AWAKE = 2
+cdef int64_t LOOK_INTERVAL = 10_000_000
+cdef int64_t LOOK_SHARE = 100
 
 # How long a ring that is dropped without a close() waits for the kernel to let go, in nanoseconds.
 cdef int64_t DROP_PATIENCE = 5_000_000_000
@@ -115,7 +120,8 @@ cdef object _find_readable_class():
 
 
 # Five times a message somebody wants to know a socket's number, and calling its fileno() costs a
-# tenth of a microsecond. (A subclass may have a fileno() of its own.)
+# tenth of a microsecond, and may run anything. (A subclass may have a fileno() of its own: what an
+# operation is started on is asked for it.)
 cdef object _readable_class = _find_readable_class()
 
 
@@ -216,7 +222,7 @@ cdef class Ring:
 
     @property
     def closed(self):
-        return not self._proactor.is_open()
+        return self._close_wanted or not self._proactor.is_open()
 
     @property
     def forked(self):
@@ -226,7 +232,7 @@ cdef class Ring:
     @property
     def bound_here(self):
         """True while the calling thread is the one that takes the ring's turns."""
-        return self._proactor.bound_here()
+        return not self._entered and self._proactor.bound_here()
 
     @property
     def fd(self):
@@ -261,12 +267,12 @@ cdef class Ring:
         return [ov for ov in self._slots if ov is not None]
 
     cdef int _check(self) except -1:
-        if not self._proactor.is_open():
-            raise RuntimeError("the ring is closed")
-        if self._proactor.forked():
+        if self._proactor.is_open() and self._proactor.forked():
             raise RuntimeError(
                 "this event loop belongs to the process that made it: after a fork, make a new "
                 "one with uringloop.new_event_loop()")
+        if self._close_wanted or not self._proactor.is_open():
+            raise RuntimeError("the ring is closed")
         return 0
 
     def bind(self):
@@ -279,6 +285,8 @@ cdef class Ring:
     cdef int _bind(self, bint force=False) except -1:
         cdef int error
         self._check()
+        if self._entered:
+            raise RuntimeError("another thread waits for this event loop's completions")
         error = self._proactor.bind_thread(force)
         if error < 0:
             raise explain(-error, memory_needed=CppRing.memory_needed(SQ_ENTRIES, CQ_ENTRIES))
@@ -313,14 +321,13 @@ cdef class Ring:
             sleep = timeout_ns != 0 and proactor.quiet()
             nap_ns = timeout_ns
             if proactor.watched():
-                nap_ns = self._check_watched(sleep, timeout_ns)
+                nap_ns = self._look(sleep, timeout_ns)
                 sleep = sleep and proactor.quiet()
             error = proactor.prepare()
             sleep = sleep and proactor.idle()
             if error == 0:
                 if sleep or proactor.large_copy():
-                    with nogil:
-                        error = proactor.enter(sleep, nap_ns)
+                    error = self._enter(sleep, nap_ns)
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()
@@ -332,12 +339,26 @@ cdef class Ring:
                 raise _os_error(error)
             if sleep or error == -EINTR:
                 PyErr_CheckSignals()
+                # A handler may have closed the ring, or have come back in a forked child.
+                self._check()
             if proactor.take_wake() or proactor.has_completions() or timeout_ns == 0:
                 return 0
             if timeout_ns > 0:
                 timeout_ns = deadline - proactor.now()
                 if timeout_ns <= 0:
                     return 0
+
+    cdef int _enter(self, bint sleep, int64_t timeout_ns) except? -1:
+        """Enter the kernel without the GIL; what proactor.enter() returns."""
+        cdef int error
+        self._entered = True
+        with nogil:
+            error = self._proactor.enter(sleep, timeout_ns)
+        self._entered = False
+        if self._close_wanted:
+            self._close()
+            self._check()
+        return error
 
     cdef int _check_queued(self) except -1:
         """End what is about to be submitted on a descriptor that its owner has closed.
@@ -348,47 +369,63 @@ cdef class Ring:
         cdef const Operation* operation
         cdef uint64_t key
         cdef Overlapped ov
+        cdef list asked = None
         while slot != kNoSlot:
             operation = self._proactor.peek(slot)
-            # Read before a fileno() is called, which may do anything to the table.
             key = operation.key()
             slot = operation.next
             if operation.flags & kWatched or owns_buffer(operation.kind):
                 ov = self._slots[<uint32_t> key]
-                if ov is not None and ov._lost():
-                    self._proactor.cancel(key, -EBADF)
-                # The next one may have left the queue by now: its own next is of another list.
-                if slot != kNoSlot and self._proactor.peek(slot).state != State.kQueued:
-                    slot = self._proactor.first_queued()
+                if ov is None:
+                    continue
+                if ov._plain:
+                    if ov._lost():
+                        self._proactor.cancel(key, -EBADF)
+                elif asked is None:
+                    asked = [ov]
+                else:
+                    asked.append(ov)
+        if asked is not None:
+            # Their fileno() may do anything, to the queue as well.
+            for ov in asked:
+                if ov._lost() and ov._key:
+                    self._proactor.cancel(ov._key, -EBADF)
+            self._check()
         return 0
 
-    cdef int64_t _check_watched(self, bint sleep, int64_t timeout_ns) except? -2:
-        """End operations whose socket the user has closed; return how long to sleep until the next look."""
-        cdef uint32_t slot = self._watch_cursor
-        cdef uint32_t looked = 0
-        cdef uint32_t limit = WATCH_BATCH
-        cdef uint32_t watched = self._proactor.watched()
-        cdef int64_t until_due
+    cdef int64_t _look(self, bint sleep, int64_t timeout_ns):
+        """End operations whose socket has been closed; return how long to sleep until the next look."""
+        cdef unsigned watched = self._proactor.watched()
+        cdef int64_t now, took
+        if not sleep:
+            self._look_at(min(watched, LOOK_AWAKE))
+            return timeout_ns
+        if watched <= LOOK_BATCH:
+            self._look_at(watched)
+            return timeout_ns
+        now = self._proactor.now()
+        if now < self._look_due:
+            self._look_at(LOOK_BATCH)
+            if timeout_ns < 0 or timeout_ns > self._look_due - now:
+                timeout_ns = self._look_due - now
+            return timeout_ns
+        self._look_at(watched)
+        took = self._proactor.now() - now
+        self._look_due = now + max(LOOK_INTERVAL, LOOK_SHARE * took)
+        return timeout_ns
+
+    cdef int _look_at(self, unsigned count):
+        cdef uint32_t slot
         cdef Overlapped ov
-        if sleep and watched > WATCH_BATCH:
-            until_due = self._look_due - self._proactor.now()
-            if until_due <= 0:
-                limit = kNoSlot
-                self._look_due = self._proactor.now() + WATCH_INTERVAL
-            elif timeout_ns < 0 or timeout_ns > until_due:
-                timeout_ns = until_due
-        while looked < limit and looked <= watched:
-            slot = self._proactor.next_watched(slot)
-            looked += 1
+        while count:
+            count -= 1
+            slot = self._proactor.look_at_next()
             if slot == kNoSlot:
-                slot = 0
-                continue
+                break
             ov = self._slots[slot]
-            slot += 1
             if ov is not None and ov._lost():
                 self._proactor.cancel(ov._key, -EBADF)
-        self._watch_cursor = slot
-        return timeout_ns
+        return 0
 
     def next(self):
         """Return the next completed operation, or None."""
@@ -428,33 +465,39 @@ cdef class Ring:
     cdef int _settle(self, int fd) except -1:
         if self._proactor.is_open() and self._proactor.first_on(fd) != kNoSlot \
                 and not self._proactor.forked():
-            if self._proactor.bound_here():
-                self._check_queued()
             self._proactor.settle(fd)
         return 0
 
-    def touch(self, int fd):
-        """End operations of a closed owner on a number that has a new one."""
-        self._touch(fd)
+    def send_queued(self):
+        """Send what is queued to be sent, as far as there is room; in any thread, and at once."""
+        self._send_queued()
 
-    cdef int _touch(self, int fd) except -1:
-        cdef uint32_t slot
-        cdef uint32_t following
-        cdef Overlapped ov
-        if fd < 0:
-            return 0
-        slot = self._proactor.first_on(fd)
-        while slot != kNoSlot:
-            following = self._proactor.next_on(slot)
-            ov = self._slots[slot]
-            if ov is not None and ov.pending and ov._lost():
-                self._proactor.cancel(ov._key, -EBADF)
-            slot = following
+    cdef int _send_queued(self) except -1:
+        if self._proactor.is_open() and not self._proactor.forked() \
+                and self._proactor.first_queued() != kNoSlot:
+            self._check_queued()
+            self._proactor.send_queued()
         return 0
 
+    def leave_polls(self):
+        """End all polls in flight here, and leave it to the ring's close to end them in the kernel."""
+        if not self._proactor.forked():
+            self._proactor.leave_polls()
+
+    def forget(self, int fd):
+        """Leave nothing behind of waits on fd that are over."""
+        self._proactor.forget(fd)
+
     def close(self):
-        """Close the ring.  Operations still in flight end, and give their buffers back."""
-        self._close()
+        """Close the ring.  Operations still in flight end, and give their buffers back.
+
+        While another thread waits for completions, it does so on that thread's way out.
+        """
+        if self._entered and not self._proactor.forked():
+            self._close_wanted = True
+            self._proactor.wake()
+        else:
+            self._close()
 
     cdef int _close(self) except -1:
         cdef Overlapped ov
@@ -540,11 +583,18 @@ cdef class Overlapped:
     cdef int own(self, future, obj, callback) except -1:
         """Say who waits for it: `callback(None, None, ov)` gives the future's value.
 
-        obj is kept alive, and asked for its fileno() before its descriptor is worked on.
+        obj is kept alive, and asked for its fileno() before its descriptor is worked on.  A socket
+        is also looked at from time to time: when it is closed, the operation ends with EBADF.
         """
         self.future = future
         self.obj = obj
         self.callback = callback
+        # (A subclass may tell another number than it has.)
+        self._plain = (_readable_class is not None
+                       and (type(obj) is _readable_class or isinstance(obj, _readable_class))
+                       and _read_number(obj) == self._fd)
+        if self._plain and self._key:
+            self.ring._proactor.watch(self._key)
         return 0
 
     cdef bint _again(self) except -1:
@@ -552,6 +602,8 @@ cdef class Overlapped:
         cdef int error
         if not self._key:
             return False
+        if self.future is not None and self._lost():
+            self.ring._proactor.cancel(self._key, -EBADF)
         error = self.ring._proactor.again(self._key)
         if error < 0:
             self.error = -error
@@ -561,7 +613,7 @@ cdef class Overlapped:
 
     cdef bint _lost(self):
         """True when the owner no longer has the descriptor that this operation works on."""
-        if type(self.obj) is _readable_class:
+        if self._plain:
             return _read_number(self.obj) != self._fd
         if self.obj is None or isinstance(self.obj, int):
             return False
@@ -576,11 +628,6 @@ cdef class Overlapped:
         """Ask the operation to end.  It stays in the table until the kernel has let go of it."""
         if self.pending and self._key and not self.ring._proactor.forked():
             self.ring._proactor.cancel(self._key, -ECANCELED)
-
-    cdef int watch(self) except -1:
-        """Look out for the owner closing the descriptor: then end with EBADF."""
-        if self.pending and self._key:
-            self.ring._proactor.watch(self._key)
 
     def getresult(self):
         """Return the result of a completed operation.
@@ -698,17 +745,23 @@ cdef class Overlapped:
 
     # -- starting: one call a kind.  fd is checked, the owner comes with own(). --
 
-    cdef int prep_poll(self, int fd, unsigned events, Kind kind=Kind.kPoll) except -1:
-        """Wait until `events` (POLLIN, POLLOUT, ...) hold on fd; the result is those that do."""
+    cdef int prep_wait(self, int fd, unsigned events, Kind kind=Kind.kPoll,
+                       bint repeated=False) except -1:
+        """Wait until `events` (POLLIN, POLLOUT, ...) hold on fd; the result is those that do.
+
+        It holds no file open.  repeated: it is told in each turn in which they hold.
+        """
+        self.ring._check()
         self._kind = kind
         self._fd = fd
-        self._enter(self.ring._proactor.start_poll(kind, fd, events))
+        self._enter(self.ring._proactor.start_wait(kind, fd, events, repeated))
+        return 0
 
     cdef int prep_accept(self, int fd) except -1:
-        self.prep_poll(fd, POLLIN, Kind.kAccept)
+        self.prep_wait(fd, POLLIN, Kind.kAccept)
 
     cdef int prep_connect(self, int fd) except -1:
-        self.prep_poll(fd, POLLOUT, Kind.kConnect)
+        self.prep_wait(fd, POLLOUT, Kind.kConnect)
 
     cdef int _prep_receive(self, Kind kind, int fd, object size, int flags) except -1:
         self.ring._check()
@@ -779,19 +832,13 @@ cdef class Overlapped:
             PyBuffer_Release(&self._view)
         return 0
 
-    cdef int prep_send(self, int fd, buf, unsigned flags, bint at_once=False) except -1:
-        """Send all of buf; the result is its length.  The buffer is exported until then.
-
-        at_once: what is small is not left to the end of the tick either.
-        """
+    cdef int prep_send(self, int fd, buf, unsigned flags) except -1:
+        """Send all of buf; the result is its length.  The buffer is exported until then."""
         cdef int64_t sent
         self._hold(buf)
         self._kind = Kind.kSend
         self._fd = fd
-        if at_once:
-            sent = self.ring._proactor.send_now(fd, self._view.buf, self._view.len, flags, 1)
-        else:
-            sent = self.ring._proactor.send_now(fd, self._view.buf, self._view.len, flags)
+        sent = self.ring._proactor.send_now(fd, self._view.buf, self._view.len, flags)
         if sent < 0:
             self.error = <int> -sent
             self._unhold()

@@ -4,29 +4,18 @@ The loop is a BaseSelectorEventLoop too: who asks for one gets what it promises,
 That base stands behind BaseProactorEventLoop, so what both define is the proactor's.  What is used of
 the selector's touches no selector: `add_reader` and the like, on the four methods below.
 
-A reader is a one-shot POLL_ADD on the ring that is queued again at each completion, after whose
-tick it is submitted: level-triggered, one callback a tick while the descriptor is ready, as on a
-selector.  (A multishot poll is edge-triggered.)
+A reader is a wait that the proactor repeats, in an epoll set: level-triggered, one callback a turn while
+the descriptor is ready, and forgotten when its file is closed, as on a selector.
 
 Must not be in here: transports, and anything of io_uring but the proactor's `_poll_repeatedly`.
 """
-# S1: A file that the kernel can't poll (a regular one, a directory, /dev/null) is refused to epoll,
-#     while the ring would tell for ever that it is ready. So epoll is asked, once, about what is
-#     no socket and no pipe, and its PermissionError is passed on.
-# S2: A callback that is added again starts a new wait: its descriptor may have been closed and
+# S1: A callback that is added again starts a new wait: its descriptor may have been closed and
 #     given to another file since.
-# S3: No selector is made: the proactor waits, and its loop makes and closes the self-pipe. So the
+# S2: No selector is made: the proactor waits, and its loop makes and closes the self-pipe. So the
 #     stdlib's __init__ and close are passed over.
-# S4: The ring holds the file of a descriptor that is waited for, and its peer would not see it
-#     closed. An object that is closed or detached without being removed is found out by its
-#     fileno(), as soon as D18 says, and is called no more; of a closed number the peer learns when
-#     it is removed.
-# S5: Of a descriptor that is ready for reading and for writing the selector loop calls the reader
-#     first; here it may be either.
-import os
+import functools
 import select
 import selectors
-import stat
 import weakref
 from asyncio import base_events, events
 from asyncio.selector_events import BaseSelectorEventLoop
@@ -41,23 +30,12 @@ class _Key:
         self.fileobj = fileobj
         self.fd = fd
         self.handles = {}        # select.POLLIN, select.POLLOUT -> Handle
-        self.waits = {}          # the same -> future of the operation
+        self.waits = {}          # the same -> what ends the wait by its cancel()
 
     @property
     def events(self):
         return (selectors.EVENT_READ if select.POLLIN in self.handles else 0) | (
             selectors.EVENT_WRITE if select.POLLOUT in self.handles else 0)
-
-
-# Anonymous files (eventfd, pidfd and the like) have no type.
-_CAN_POLL = frozenset((stat.S_IFSOCK, stat.S_IFIFO, 0))
-
-
-# ours: differs[S1]
-def _check_can_poll(fd):
-    if stat.S_IFMT(os.fstat(fd).st_mode) not in _CAN_POLL:
-        with select.epoll() as epoll:
-            epoll.register(fd, select.EPOLLIN)
 
 
 # stdlib: BaseSelectorEventLoop
@@ -66,7 +44,7 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
 
     # stdlib: BaseSelectorEventLoop.__init__
     def __init__(self):
-        # differs[S3]
+        # differs[S2]
         base_events.BaseEventLoop.__init__(self)
         self._keys = {}
         # Descriptor -> transport: those belong to nobody else.
@@ -74,7 +52,7 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
 
     # stdlib: BaseSelectorEventLoop.close
     def close(self):
-        # differs[S3]
+        # differs[S2]
         self._keys.clear()
         base_events.BaseEventLoop.close(self)
 
@@ -114,15 +92,16 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
         handle = events.Handle(callback, args, self, context)
         key = self._find_key(fileobj)
         if key is None:
-            fd = selectors._fileobj_to_fd(fileobj)
-            _check_can_poll(fd)
-            key = _Key(fileobj, fd)
+            key = _Key(fileobj, selectors._fileobj_to_fd(fileobj))
+        # differs[S1]
         self._end_wait(key, event)
-        # differs[S2]
-        key.waits[event] = self._proactor._poll_repeatedly(
-            key.fd, event, lambda: self._ready_callback(key, event),
-            # differs[S4]
-            None if isinstance(fileobj, int) else fileobj)
+        try:
+            key.waits[event] = self._proactor._poll_repeatedly(
+                key.fd, event, functools.partial(self._ready_callback, key, event))
+        except BaseException:
+            if not key.handles:
+                self._keys.pop(key.fd, None)
+            raise
         key.handles[event] = handle
         self._keys[key.fd] = key
         return handle
@@ -135,7 +114,6 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
         if handle._cancelled:
             self._remove_wait(key.fd, event)
             return False
-        # differs[S5]: in the order of completions.
         self._add_callback(handle)
         return True
 

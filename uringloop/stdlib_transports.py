@@ -471,6 +471,17 @@ class _Introduction:
         return functools.partial(self._context.run, self._protocol.connection_made)
 
 
+# ours: of a blocking socket, BlockingIOError in place of a call that blocks: it was ready when the loop
+# looked, but somebody else may have been faster.
+def check_ready(sock, events):
+    # (A closed one says by itself what it is.)
+    if sock.gettimeout() != 0 and (fd := sock.fileno()) >= 0:
+        poller = select.poll()
+        poller.register(fd, events)
+        if not poller.poll(0):
+            raise BlockingIOError
+
+
 # ours: one of the two classes
 def _make_socket_transport(loop, sock, protocol, waiter, extra, server, context):
     if context is None:
@@ -573,15 +584,16 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     async def sock_sendall(self, sock, data):
         self._check_sock(sock)
         send = sock.send  # what is no socket says so here, as on the selector loop
-        if self._transports and sock.fileno() in self._transports:
-            # What goes out at once may; to wait is refused, unless the transport is closing.
-            data = memoryview(data).cast('B')
-            with contextlib.suppress(BlockingIOError, InterruptedError):
-                data = data[send(data):]
-            if not data:
-                return
-            self._ensure_fd_no_transport(sock.fileno())
-        await self._proactor._send_at_once(sock, data)
+        sent = 0
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            sent = send(data, socket.MSG_DONTWAIT)
+        if type(data) is bytes and sent == len(data):
+            return
+        # Given back at the end, whatever keeps this frame (a traceback).
+        with memoryview(data) as whole, whole.cast('B') as view:
+            while sent < len(view):
+                with view[sent:] as rest:
+                    sent += await self._sock_call(sock, select.POLLOUT, 'send', rest, socket.MSG_DONTWAIT)
 
     # stdlib: BaseProactorEventLoop.sock_sendto
     async def sock_sendto(self, sock, data, address):
@@ -798,14 +810,12 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
     async def _sock_call(self, sock, events, name, *args):
         """Call a socket's method until it need not wait; the proactor waits for `events`."""
-        # A blocking socket must not block the loop: it is waited for first.
-        ready = sock.gettimeout() == 0
         while True:
-            if ready:
-                try:
-                    return getattr(sock, name)(*args)
-                except (BlockingIOError, InterruptedError):
-                    pass
+            try:
+                # A blocking socket must not block the loop: it is asked first.
+                check_ready(sock, events)
+                return getattr(sock, name)(*args)
+            except (BlockingIOError, InterruptedError):
+                pass
             self._ensure_fd_no_transport(sock.fileno())
             await self._proactor._poll_socket(sock, events)
-            ready = True

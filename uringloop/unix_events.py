@@ -13,6 +13,7 @@ Must not be in here: anything of io_uring.
 # U3: The self-pipe is a pipe: it holds 65,536 signals between two turns. A socketpair holds fewer than
 #     300, and the number that does not fit is lost, though it be the first of its kind.
 import os
+import select
 import sys
 import threading
 import warnings
@@ -107,18 +108,18 @@ class _UnixEventLoopMixin:
         self._ssock, self._csock = (open(fd, mode, 0) for fd, mode in zip(ends, ('rb', 'wb')))
         self._signal_fd = self._csock.fileno()
         self._internal_fds += 1
+        # What _close_self_pipe() cancels.
+        self._self_reading_future = self._proactor._poll_repeatedly(
+            self._ssock.fileno(), select.POLLIN, self._read_from_self)
         # differs[U1]: the stdlib's __init__ is about to.
         wakeup_fds.take(self._signal_fd)
 
-    # stdlib: BaseProactorEventLoop._loop_self_reading
-    def _loop_self_reading(self, f=None):
+    # stdlib: BaseSelectorEventLoop._read_from_self
+    def _read_from_self(self):
         # The proactor loop throws away what it reads; here each byte is a signal's number.
-        data = None
-        if f is not None and not f.cancelled() and f.exception() is None:
-            data = f.result()
-        super()._loop_self_reading(f)
-        if data:
+        if not self._ssock.closed and (data := self._ssock.read(4096)):
             self._process_self_data(data)
+        return True
 
     def _want_signals(self, starting=False):
         """differs[U1]: have the wake-up descriptor, or give it back."""

@@ -36,12 +36,11 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D10: A wait handle is a file descriptor to be polled (a pidfd, an eventfd), an int or an object
 #     with fileno(). Its timeout is a timer of the loop. That a wait has ended is told by its own
 #     final completion, so no event is made for it.
-# D11: Objects need no registration with the port. What is left to do at the start of an operation
-#     is to end those that an earlier, closed owner of the same descriptor number left behind.
+# D11: Objects need no registration with the port.
 # D12: Closing cannot wait for ever: what the kernel does not give back within five seconds is
 #     left to it, together with its buffer.
-# D13: A listening socket, or a connection, that is closed with an operation in flight stays open
-#     in the kernel as long as that operation. So the cancel is submitted, and seen to end, first.
+# D13: A connection that is closed with an operation in flight stays open in the kernel as long as
+#     that operation. So the cancel is submitted, and seen to end, first.
 # D14: The self-pipe is read for signals only. Threads wake the ring through an eventfd of its own,
 #     which costs half as much.
 # D15: Windows has one loop a process for the wake-up descriptor of signals. Here a loop has it while it
@@ -50,14 +49,14 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     unregistered, the table drops a cancelled operation with its final completion.
 # D17: `concurrency` says how many threads may run on a completion port; a ring has one. What can
 #     be chosen here is the rung of the set-up ladder and, in tests, the kernel.
-# D18: A socket that its user closes beside a pending operation ends it with OSError(EBADF), at the
-#     loop's next tick at the latest, or, where more than 64 such operations wait, ten milliseconds
-#     later; the peer sees the end of the stream. The selector loop waits for ever, and may read from
-#     the descriptor number's next owner.
+# D18: A socket that its user closes beside a pending operation ends it with OSError(EBADF), before
+#     the loop sleeps, or, where more than 32 operations wait, some ten milliseconds later. The selector
+#     loop waits for ever, and may read from the descriptor number's next owner. The file itself is
+#     closed at once, unless the socket was given to a transport: then it is when this is found out.
 # D19: A nested run_forever() raises RuntimeError before anything is changed; on 3.13.0 its
 #     clean-up would undo the set-up of the run around it.
-# D20: Reading of the self-pipe starts with the run and not with the run's first callback: that would
-#     count as one of the user's (a slow callback's log, the order of the first tick).
+# D20: The self-pipe is read from the loop's beginning to its end, and not in its runs only: who drives
+#     a loop by _run_once() gets his signals, too.
 # D21: The callback that a future is given first needs no Handle when its operation completes: it has
 #     been made ready when it was added. The order of callbacks and their contexts are the stdlib's;
 #     in debug mode they are Handles.
@@ -66,8 +65,13 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     so that each operation would leave one behind in sys.gettotalrefcount().
 # D23: A proactor that the interpreter's exit collects may find the names of this module taken away.
 #     The ring ends what is in flight itself, and nobody is left to be told.
-# D24: What is started in a tick begins at its end. It begins before that when the run ends, or the
-#     loop closes: no later tick may come.
+# D24: What is started in a tick begins at its end. What is to be sent is sent before that when the run
+#     ends, or the loop closes, in whatever thread: no later tick may come.
+# D25: A sleep that a timer ends is as long as is asked for, to the nanosecond, but such sleeps do not
+#     end more often than once a millisecond: timers that are due by then fire together, as they do
+#     where the selector loop sleeps in whole milliseconds. None fires early.
+# D26: Closing a proactor with thousands of receives in flight does not cancel them one by one: the
+#     kernel would search for each. The ring's end ends them all.
 import _socket
 import errno
 import math
@@ -94,12 +98,16 @@ cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
 
+cdef extern from "<poll.h>":
+    enum: POLLIN
+    enum: POLLOUT
+
 cdef extern from "<sys/socket.h>":
     enum: AF_INET
     enum: AF_INET6
     enum: AF_UNIX
 
-from ._overlapped cimport Overlapped, Ring, fileno, is_socket
+from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket
 from . import selector_events, stdlib_transports, unix_events
 
 __all__ = (
@@ -109,6 +117,10 @@ __all__ = (
 # absent: NULL: an Overlapped is made for a ring
 # The longest time that _poll() waits, in nanoseconds.
 cdef int64_t INFINITE = 0x7fffffffffffffff
+# The shortest time between the ends of two sleeps that a timer ends, in nanoseconds.
+cdef int64_t TIMER_INTERVAL = 1_000_000
+# So many receives in flight are ended one by one; more, by the ring's end.
+cdef int MANY = 4096
 # absent: ERROR_CONNECTION_REFUSED: errors are errno
 # absent: ERROR_CONNECTION_ABORTED: errors are errno
 # absent: CONNECT_PIPE_INIT_DELAY: Windows named pipes
@@ -452,11 +464,8 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
     if hasattr(base_events.BaseEventLoop, '_run_forever_setup'):
         # stdlib: ProactorEventLoop._run_forever_setup
         def _run_forever_setup(self):
-            assert self._self_reading_future is None
             self._proactor._bind_thread()
-            # differs[D20]
-            self._loop_self_reading()
-            # differs[D15]
+            # differs[D15], differs[D20]
             self._want_signals(True)
             super()._run_forever_setup()
 
@@ -465,7 +474,6 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             super()._run_forever_cleanup()
             # differs[D24]
             self._proactor._submit()
-            self._stop_self_reading()
             self._want_signals()
 
         def run_forever(self):
@@ -480,17 +488,13 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             self._check_closed()
             self._check_running()
             try:
-                assert self._self_reading_future is None
                 self._proactor._bind_thread()
-                # differs[D20]
-                self._loop_self_reading()
-                # differs[D15]
+                # differs[D15], differs[D20]
                 self._want_signals(True)
                 super().run_forever()
             finally:
                 # differs[D24]
                 self._proactor._submit()
-                self._stop_self_reading()
                 self._want_signals()
 
     # absent: ProactorEventLoop.create_pipe_connection: Windows named pipes
@@ -498,12 +502,6 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
     # absent: ProactorEventLoop._make_subprocess_transport: unix_events has Unix's
 
     # -- ours: no counterpart in the stdlib's class --
-
-    def _stop_self_reading(self):
-        if self._self_reading_future is not None:
-            # differs[D16]
-            self._self_reading_future.cancel()
-            self._self_reading_future = None
 
     # stdlib: BaseProactorEventLoop._write_to_self
     def _write_to_self(self):
@@ -544,6 +542,7 @@ def finish_recvfrom(receive, trans, key, ov):
 # ours: inner function of IocpProactor.accept
 def finish_accept(listener, trans, key, ov):
     ov.getresult()
+    stdlib_transports.check_ready(listener, select.POLLIN)
     conn, address = listener.accept()
     conn.setblocking(False)
     return conn, address
@@ -582,21 +581,6 @@ def timed_out(f):
             f.set_result(ready)
 
 
-# ours: for _poll_repeatedly
-def finish_poll(on_ready, trans, key, ov):
-    try:
-        ov.getresult()
-    except OSError as exc:
-        if exc.errno in (errno.EBADF, errno.ECANCELED):
-            # Closed without being removed: as on a selector, it is never ready again. Or it was
-            # a transport's, whose end cancels all waits on its socket.
-            return
-        raise
-    if on_ready():
-        # Not done: queued again, and submitted after this tick's callbacks.
-        raise BlockingIOError
-
-
 # stdlib: IocpProactor
 cdef class IouringProactor:
     """Proactor on io_uring.
@@ -615,6 +599,7 @@ cdef class IouringProactor:
     cdef Ring _ring
     cdef readonly object _stopped_serving
     cdef bint _any_stopped      # the set is not empty; asking it at every completion costs more
+    cdef int64_t _timer_due     # when the next sleep may end by a timer
     cdef object __weakref__
 
     # stdlib: IocpProactor.__init__
@@ -718,7 +703,7 @@ cdef class IouringProactor:
         ov = Overlapped(self._ring)
         # differs[D7]
         if not has_plain_addresses(conn):
-            ov.prep_poll(fd, select.POLLIN)
+            ov.prep_wait(fd, POLLIN)
             return self._future_of(ov, conn, partial(
                 finish_recvfrom, partial(conn.recvfrom, nbytes, flags | socket.MSG_DONTWAIT)))
         ov.prep_recvfrom(fd, nbytes, flags)
@@ -733,7 +718,7 @@ cdef class IouringProactor:
         ov = Overlapped(self._ring)
         # differs[D7]
         if not has_plain_addresses(conn):
-            ov.prep_poll(fd, select.POLLIN)
+            ov.prep_wait(fd, POLLIN)
             return self._future_of(ov, conn, partial(
                 finish_recvfrom, partial(conn.recvfrom_into, buf, nbytes, flags | socket.MSG_DONTWAIT)))
         ov.prep_recvfrom_into(fd, buf, nbytes, flags)
@@ -751,7 +736,7 @@ cdef class IouringProactor:
         try:
             ov.finish(conn.sendto(buf, flags, addr))
         except (BlockingIOError, InterruptedError):
-            ov.prep_poll(fd, select.POLLOUT)
+            ov.prep_wait(fd, POLLOUT)
 
         # differs[D22]
         return self._future_of(ov, conn, partial(finish_sendto, conn, buf, flags, addr)
@@ -843,7 +828,7 @@ cdef class IouringProactor:
             # differs[D10]: before the start, and refusing what is no time as the stdlib does.
             math.ceil(timeout)
             f._wait_handle = self._loop.call_later(timeout, timed_out, f)
-        ov.prep_poll(fd, select.POLLIN)
+        ov.prep_wait(fd, POLLIN)
         # differs[D22]
         ov.own(f, handle, partial(finish_wait_for_handle, f))
         return f
@@ -856,7 +841,6 @@ cdef class IouringProactor:
         # differs[D11]
         cdef int fd = fileno(obj)
         self._check_open()
-        self._ring._touch(fd)
         return fd
 
     # stdlib: IocpProactor._register
@@ -884,7 +868,7 @@ cdef class IouringProactor:
                 f.set_result(value)
             return f
 
-        # differs[D1]
+        # differs[D1], differs[D18]
         ov.own(f, obj, callback)
         return f
 
@@ -900,7 +884,7 @@ cdef class IouringProactor:
     # stdlib: IocpProactor._poll
     def _poll(self, timeout=None):
         cdef Overlapped ov
-        cdef int64_t ns
+        cdef int64_t ns, now, woken
         if timeout is None:
             ns = -1
         elif timeout < 0:
@@ -912,7 +896,17 @@ cdef class IouringProactor:
                 raise ValueError("timeout too big")
             ns = wanted
 
-        self._ring._wait(ns)
+        self._check_open()
+        if ns > 0:
+            # differs[D25]
+            now = self._ring._proactor.now()
+            ns = max(ns, self._timer_due - now)
+            self._ring._wait(ns)
+            woken = self._ring._proactor.now()
+            if woken - now >= ns:
+                self._timer_due = woken + TIMER_INTERVAL
+        else:
+            self._ring._wait(ns)
         while True:
             ov = self._ring._next()
             if ov is None:
@@ -922,7 +916,10 @@ cdef class IouringProactor:
             stay = False
             try:
                 if f is None:
-                    pass
+                    if callback is not None and not ov.error:
+                        # Of _poll_repeatedly(). Whatever comes of the call, a reader stays.
+                        stay = True
+                        stay = callback()
                 elif self._any_stopped and id(obj) in self._stopped_serving:
                     f.cancel()
                 # A cancelled future has asked its operation to end; what else is done has been
@@ -954,17 +951,17 @@ cdef class IouringProactor:
                             _set_result(f, ov, value)
                             self._results.append(f)
             finally:
+                if f is None:
+                    stay = stay and ov._again()
                 f = obj = callback = None
                 if not stay:
                     ov._leave()
 
     # stdlib: IocpProactor._stop_serving
     def _stop_serving(self, obj):
-        # obj is about to be closed, in BaseProactorEventLoop._stop_serving().
+        # obj is about to be closed, in BaseProactorEventLoop._stop_serving(). Nothing holds it open.
         self._stopped_serving[id(obj)] = obj
         self._any_stopped = True
-        # differs[D13]
-        self._ring.settle(obj)
 
     # stdlib: IocpProactor.close
     def close(self):
@@ -979,6 +976,9 @@ cdef class IouringProactor:
 
         # differs[D24]
         self._submit()
+        if self._ring.in_flight > MANY:
+            # differs[D26]
+            self._ring.leave_polls()
 
         # Cancel remaining registered operations.
         for ov in self._ring.overlapped():
@@ -1039,7 +1039,7 @@ cdef class IouringProactor:
         if self._ring is None:
             return {}
         return {ov.address: (ov.future, ov, ov.obj, ov.callback)
-                for ov in self._ring.overlapped()}
+                for ov in self._ring.overlapped() if ov.future is not None}
 
     def _bind_thread(self):
         """Make the calling thread the one that waits; see uring::Proactor::bind_thread()."""
@@ -1047,9 +1047,9 @@ cdef class IouringProactor:
         self._ring.bind()
 
     def _submit(self):
-        """Let what was started in this tick begin now, if this is the thread that waits."""
-        if self._ring.bound_here and not self._ring.forked:
-            self._ring.wait(0)
+        """Send what was given to be sent in this tick now, as far as there is room; in any thread."""
+        if self._ring is not None:
+            self._ring._send_queued()
 
     def _wake(self):
         """End the sleep of the thread in select(); for any thread."""
@@ -1060,23 +1060,9 @@ cdef class IouringProactor:
         if self._ring is not None:
             self._ring.settle(obj)
 
-    def _watch(self, future):
-        """differs[D18]: the user may close the socket of this operation."""
-        cdef Overlapped ov = future._ov
-        if ov is not None:
-            ov.watch()
-
-    def _send_at_once(self, sock, buf):
-        """Return a future of sending all of buf on a user's socket.
-
-        What fits goes out before this returns, and not with the tick's other sends.
-        """
-        fd = self._fd_of(sock)
-        ov = Overlapped(self._ring)
-        ov.prep_send(fd, buf, 0, True)
-        future = self._future_of(ov, sock, _finish_socket_func)
-        self._watch(future)
-        return future
+    def _forget(self, obj):
+        """Leave nothing behind of waits on obj, which goes on as a transport's."""
+        self._ring.forget(fileno(obj))
 
     def _extend_send(self, future, data):
         """Send data along with what the future is of; False if the kernel may have that already."""
@@ -1087,29 +1073,23 @@ cdef class IouringProactor:
         """Return a future of `events` on a user's socket.  It takes nothing from the socket."""
         fd = self._fd_of(sock)
         ov = Overlapped(self._ring)
-        ov.prep_poll(fd, events)
-        future = self._future_of(ov, sock, _finish_socket_func)
-        ov.watch()
-        return future
+        ov.prep_wait(fd, events)
+        return self._future_of(ov, sock, _finish_socket_func)
 
     def get_key(self, fd):
         """Tell for which events fd is waited for, as a selector would: `loop._selector` is asked."""
         return self._loop._get_key(fd)
 
-    def _poll_repeatedly(self, fd, events, on_ready, obj=None):
-        """Call on_ready() in each tick in which `events` hold on fd, until it answers false.
+    def _poll_repeatedly(self, fd, events, on_ready):
+        """Call on_ready() in each turn in which `events` hold on fd, until it answers false.
 
-        obj: whose descriptor it is; when obj is closed, the calls end.
-        Returns a future; cancelling it ends the calls.
+        Returns what ends the calls by its cancel().
         """
         self._check_closed()
-        self._ring._touch(fd)
         ov = Overlapped(self._ring)
-        ov.prep_poll(fd, events)
-        future = self._future_of(ov, obj, partial(finish_poll, on_ready))
-        if obj is not None:
-            ov.watch()
-        return future
+        ov.prep_wait(fd, events, Kind.kPoll, True)
+        ov.own(None, None, on_ready)
+        return ov
 
 
 cdef object _finish_socket_func = IouringProactor.finish_socket_func

@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <vector>
+
+#include "kernel.hpp"
 
 namespace uring::test {
 namespace {
@@ -147,10 +148,58 @@ std::int64_t MadeUpFile::send_message(const msghdr& message, std::size_t size, i
   return static_cast<std::int64_t>(bytes.size());
 }
 
+// -- epoll sets --
+
+std::uint32_t EpollFile::Interest::holds() const {
+  constexpr std::uint32_t kPrivate = EPOLLONESHOT;
+  const FilePointer open = file.lock();
+  // A single interest that was told asks for nothing, not even for errors.
+  if (!open || (event.events & ~kPrivate) == 0) return 0;
+  return open->events() & (event.events | POLLERR | POLLHUP) & ~kPrivate;
+}
+
+int EpollFile::control(int operation, int fd, const FilePointer& file, const epoll_event& event) {
+  if (!file) return -EBADF;
+  if (!file->can_poll()) return -EPERM;
+  const auto found =
+      std::find_if(interests_.begin(), interests_.end(), [&](const Interest& interest) {
+        return interest.fd == fd && interest.file.lock() == file;
+      });
+  if (operation == EPOLL_CTL_ADD) {
+    if (found != interests_.end()) return -EEXIST;
+    interests_.push_back({fd, file, event});
+    return 0;
+  }
+  if (found == interests_.end()) return -ENOENT;
+  if (operation == EPOLL_CTL_MOD)
+    found->event = event;
+  else
+    interests_.erase(found);
+  return 0;
+}
+
+int EpollFile::collect(epoll_event* events, int limit) {
+  int count = 0;
+  for (Interest& interest : interests_) {
+    const std::uint32_t holds = interest.holds();
+    if (holds == 0 || count == limit) continue;
+    events[count] = interest.event;
+    events[count++].events = holds;
+    if (interest.event.events & EPOLLONESHOT) interest.event.events = EPOLLONESHOT;
+  }
+  return count;
+}
+
+std::uint32_t EpollFile::events() const {
+  for (const Interest& interest : interests_)
+    if (interest.holds() != 0) return POLLIN;
+  return 0;
+}
+
 // -- rings --
 
 RingFile::~RingFile() {
-  if (reserved_ >= 0) ::close(reserved_);
+  if (reserved_ >= 0) real_kernel().close(nullptr, reserved_);
 }
 
 std::uint32_t RingFile::events() const { return POLLIN | POLLOUT; }

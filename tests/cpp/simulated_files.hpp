@@ -5,6 +5,7 @@
 // faults are SimulatedKernel's.
 #pragma once
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace uring::test {
 
@@ -24,6 +26,8 @@ class File {
 
   // As poll(2) has them.
   virtual std::uint32_t events() const = 0;
+  // False of what poll(2) takes for always ready: epoll_ctl(2) refuses it.
+  virtual bool can_poll() const { return true; }
   virtual bool is_socket() const { return false; }
   // O_NONBLOCK: a write that finds no room ends with -EAGAIN.
   virtual bool nonblocking() const { return false; }
@@ -69,6 +73,7 @@ class MadeUpFile : public File {
   ~MadeUpFile() override;
 
   std::uint32_t events() const override;
+  bool can_poll() const override { return type != Type::kRegular; }
   bool is_socket() const override { return type == Type::kStream || type == Type::kDatagram; }
   bool nonblocking() const override { return has_o_nonblock; }
   bool divisible() const override { return type == Type::kStream || type == Type::kPipe; }
@@ -84,6 +89,25 @@ class MadeUpFile : public File {
   std::uint64_t counter = 0;             // kEvent
   std::string content;                   // kRegular
   const AddressBook* addresses = nullptr;  // kDatagram
+};
+
+// An epoll set of make-believe files, level-triggered.
+class EpollFile : public File {
+ public:
+  // epoll_ctl(2): 0 or -errno.
+  int control(int operation, int fd, const FilePointer& file, const epoll_event& event);
+  // epoll_wait(2) without the wait.
+  int collect(epoll_event* events, int limit);
+  std::uint32_t events() const override;
+
+ private:
+  struct Interest {
+    int fd;
+    std::weak_ptr<File> file;  // what is closed is forgotten
+    epoll_event event;
+    std::uint32_t holds() const;
+  };
+  std::vector<Interest> interests_;
 };
 
 // An io_uring; its descriptor is the process's own where the other descriptors are.

@@ -112,6 +112,10 @@ Kernel SimulatedKernel::table() noexcept {
   table.munmap = Entry<&Self::munmap>::call;
   table.madvise = Entry<&Self::madvise>::call;
   table.eventfd = Entry<&Self::eventfd>::call;
+  table.epoll_create = Entry<&Self::epoll_create>::call;
+  table.epoll_ctl = Entry<&Self::epoll_control>::call;
+  table.epoll_wait = Entry<&Self::epoll_wait>::call;
+  table.poll = Entry<&Self::poll>::call;
   // A child has its parent's descriptors, and perhaps a lock whose holder it has not.
   table.close = [](void* self, int fd) {
     return static_cast<Self*>(self)->in_child() ? ::close(fd) : Entry<&Self::close>::call(self, fd);
@@ -139,6 +143,19 @@ Kernel SimulatedKernel::table() noexcept {
 }
 
 // -- who calls, and when --
+
+void SimulatedKernel::fork() {
+  ++forks;
+  for (auto entry = files_.begin(); entry != files_.end();) {
+    const File* file = entry->second.get();
+    const MadeUpFile* made_up = dynamic_cast<const MadeUpFile*>(file);
+    const bool kept_from_children =
+        dynamic_cast<const RingFile*>(file) != nullptr ||
+        dynamic_cast<const EpollFile*>(file) != nullptr ||
+        (made_up != nullptr && made_up->type == MadeUpFile::Type::kEvent);
+    entry = kept_from_children ? files_.erase(entry) : std::next(entry);
+  }
+}
 
 bool SimulatedKernel::in_child() const {
   return backing_ == Backing::kReal && fork_count() != made_in_;
@@ -332,6 +349,42 @@ int SimulatedKernel::eventfd(unsigned initial, int flags) {
   file->counter = initial;
   file->has_o_nonblock = (flags & EFD_NONBLOCK) != 0;
   return open(file);
+}
+
+int SimulatedKernel::epoll_create() {
+  if (int error = set_up_failure(Call::kEpollCreate)) return error;
+  if (backing_ == Backing::kReal) return real_kernel().epoll_create(nullptr);
+  return open(std::make_shared<EpollFile>());
+}
+
+int SimulatedKernel::epoll_control(int epoll, int operation, int fd, epoll_event* event) {
+  if (int error = failure(Call::kEpollControl)) return error;
+  int result = -EBADF;
+  if (backing_ == Backing::kReal) {
+    result = real_kernel().epoll_ctl(nullptr, epoll, operation, fd, event);
+  } else if (auto* set = dynamic_cast<EpollFile*>(file_at(epoll).get())) {
+    result = set->control(operation, fd, file_at(fd), *event);
+  } else {
+    violate("epoll_ctl(2) on what is no epoll set");
+  }
+  changed();
+  return result;
+}
+
+int SimulatedKernel::epoll_wait(int epoll, epoll_event* events, int limit) {
+  if (int error = failure(Call::kEpollWait)) return error;
+  if (backing_ == Backing::kReal) return real_kernel().epoll_wait(nullptr, epoll, events, limit);
+  auto* set = dynamic_cast<EpollFile*>(file_at(epoll).get());
+  if (set != nullptr) return set->collect(events, limit);
+  violate("epoll_wait(2) on what is no epoll set");
+  return -EBADF;
+}
+
+int SimulatedKernel::poll(int fd, short events) {
+  if (int error = failure(Call::kPoll)) return error;
+  const FilePointer file = file_at(fd);
+  if (!file) return POLLNVAL;
+  return static_cast<int>(file->events() & (static_cast<unsigned>(events) | POLLERR | POLLHUP));
 }
 
 int SimulatedKernel::close(int fd) {
@@ -602,7 +655,8 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
       continue;
     }
     const bool endless = round > kMostRounds;
-    if (!endless && (more || (while_asleep && while_asleep()))) continue;
+    const bool asleep = give_up > now;
+    if (!endless && (more || (asleep && while_asleep && while_asleep()))) continue;
     if (endless || give_up == std::numeric_limits<std::int64_t>::max()) {
       violate("sleeps for ever");
       return result(-EDEADLK);

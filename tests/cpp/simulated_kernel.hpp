@@ -62,8 +62,12 @@ enum class Call {
   kReceive,
   kSend,
   kSendfile,
+  kEpollCreate,
+  kEpollControl,
+  kEpollWait,
+  kPoll,
 };
-constexpr int kCallCount = static_cast<int>(Call::kSendfile) + 1;
+constexpr int kCallCount = static_cast<int>(Call::kPoll) + 1;
 
 // How often, of a thousand times, something goes another way than one would like.
 struct Chances {
@@ -118,6 +122,8 @@ class SimulatedKernel {
   // -- Who calls, and when: of make-believe --
   int thread = 1;
   unsigned forks = 0;
+  // From here on it is a child's: what it must not keep is closed (Kernel::fork_count).
+  void fork();
   std::int64_t now = 1000000000;
   // Its requests on rings that outlive it end with `orphan_result` when their turn comes.
   void exit_thread(int which);
@@ -206,6 +212,10 @@ class SimulatedKernel {
   int munmap(void* address, std::size_t length);
   int madvise(void* address, std::size_t length, int advice);
   int eventfd(unsigned initial, int flags);
+  int epoll_create();
+  int epoll_control(int epoll, int operation, int fd, epoll_event* event);
+  int epoll_wait(int epoll, epoll_event* events, int limit);
+  int poll(int fd, short events);
   int close(int fd);
   std::int64_t read(int fd, void* buffer, std::size_t size);
   std::int64_t write(int fd, const void* buffer, std::size_t size);

@@ -32,7 +32,8 @@ constexpr CallName kCalls[] = {
     {"mmap", Call::kMmap},         {"munmap", Call::kMunmap},   {"madvise", Call::kMadvise},
     {"eventfd", Call::kEventfd},   {"close", Call::kClose},     {"read", Call::kRead},
     {"write", Call::kWrite},       {"recvfrom", Call::kReceive}, {"send", Call::kSend},
-    {"sendfile", Call::kSendfile},
+    {"sendfile", Call::kSendfile}, {"epoll_create", Call::kEpollCreate},
+    {"epoll_ctl", Call::kEpollControl}, {"epoll_wait", Call::kEpollWait}, {"poll", Call::kPoll},
 };
 
 // What a capsule keeps alive.
