@@ -30,6 +30,9 @@ constexpr std::uint16_t kNowaitTries = 8;
 constexpr std::int64_t kMemoryPatience = 1000000000;
 // Enters that settle() spends on one descriptor: one cancels, one sees it end, the rest is reserve.
 constexpr int kSettleTurns = 8;
+// How long close() waits for another thread to come out of enter(), which a wake() ends at once.
+constexpr std::int64_t kExitPatience = 5000000000;
+constexpr std::int64_t kExitPause = 20000;
 // Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
 constexpr int kOverflowTries = 8;
 
@@ -53,6 +56,7 @@ int Proactor::init(const Features& features, unsigned submission_entries,
   completion_entries_ = completion_entries;
   fork_count_ = kernel_.fork_count(kernel_.self);
   thread_ = 0;
+  door_ = 0;
   int error = ring_.init(features_, submission_entries_, completion_entries_, kMemoryPatience);
   if (error < 0) return error;
   int fd = kernel_.eventfd(kernel_.self, 0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -70,7 +74,7 @@ bool Proactor::forked() const noexcept {
 }
 
 bool Proactor::bound_here() const noexcept {
-  if (!ring_.is_open() || forked() || thread_ == 0) return false;
+  if (!ring_.is_open() || forked() || thread_ == 0 || occupied()) return false;
   return !ring_.single_issuer() || thread_ == kernel_.thread_id(kernel_.self);
 }
 
@@ -79,6 +83,7 @@ int Proactor::bind_thread(bool force) noexcept {
   if (forked()) return -EOWNERDEAD;
   const int thread = kernel_.thread_id(kernel_.self);
   if (thread == thread_ && !force) return 0;
+  if (occupied()) return -EBUSY;
   int error = 0;
   if (thread_ == 0)
     error = ring_.enable();
@@ -571,7 +576,9 @@ bool Proactor::must_enter() const noexcept {
 }
 
 int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
-  int result = ring_.enter(wait, timeout_ns);
+  int result = -EBADF;
+  if (!(door_.fetch_or(kInside) & kShut)) result = ring_.enter(wait, timeout_ns);
+  if (door_.fetch_and(~kInside) & kShut) return -EBADF;
   if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN) return 0;
   return result;
 }
@@ -659,11 +666,22 @@ unsigned Proactor::drain(std::int64_t timeout_ns) noexcept {
   return in_flight_;
 }
 
+// Nobody is in the kernel with the ring from here on.  Its memory, and the number of its descriptor, which
+// may be the next ring's, would be pulled from under his feet.
+void Proactor::shut() noexcept {
+  door_.fetch_or(kShut);
+  for (std::int64_t waited = 0; occupied() && waited < kExitPatience; waited += kExitPause) {
+    wake();
+    kernel_.sleep(kernel_.self, kExitPause);
+  }
+}
+
 void Proactor::close() noexcept {
   const bool child = ring_.is_open() && forked();
   if (child) {
     ring_.abandon();
   } else if (ring_.is_open()) {
+    shut();
     // What is posted is over: its result stands, and its buffer is free.
     io_uring_cqe cqe;
     while (ring_.pop(&cqe)) dispatch(cqe);

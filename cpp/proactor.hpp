@@ -9,7 +9,8 @@
 //  - an operation may start before the ring has a thread;
 //  - no descriptor number waits in an SQE while somebody closes it: SQEs that the kernel has left
 //    (-EAGAIN, -EBUSY, a short submit) are taken back in reap().
-// Only enter() may run beside other calls (without the GIL): it touches nothing but the ring.
+// Only enter() may run beside other calls (without the GIL): it touches nothing but the ring.  close()
+// beside it wakes who sleeps there and waits until he is out, and bind_thread() refuses.
 //
 // Receiving kinds wait for readiness (POLL_ADD) and are then completed by receive() and the like,
 // called by who takes the bytes.  Sending kinds give the kernel the caller's buffer and complete
@@ -18,6 +19,7 @@
 
 #include <sys/socket.h>
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -61,6 +63,8 @@ class Proactor {
   // is done only while its thread is in the kernel.  `force` says that the kernel refused this
   // thread (-EEXIST: a new thread got the old one's number).  0 or -errno.
   int bind_thread(bool force = false) noexcept;
+  // True while another thread is in enter().
+  bool occupied() const noexcept { return (door_.load() & kInside) != 0; }
   // True while the calling thread may take turns.
   bool bound_here() const noexcept;
 
@@ -124,7 +128,7 @@ class Proactor {
   // True when the SQEs written are to copy more than kLargeCopy.
   bool large_copy() const noexcept { return bytes_prepared_ > kLargeCopy; }
   // Enter the kernel once.  `timeout_ns` below 0: no limit.  0, or -errno; -ETIME, -EBUSY and
-  // -EAGAIN, which a later turn cures, count as 0.
+  // -EAGAIN, which a later turn cures, count as 0.  -EBADF: closed, perhaps meanwhile.
   int enter(bool wait, std::int64_t timeout_ns) noexcept;
   // Read CQEs, about kReapLimit at most; how many there were.
   int reap() noexcept;
@@ -143,7 +147,7 @@ class Proactor {
   // of operations still in flight.
   unsigned drain(std::int64_t timeout_ns) noexcept;
   // Close the ring.  What is still in flight completes with -ECANCELED; the buffers that the
-  // kernel may yet read are counted by abandoned().
+  // kernel may yet read are counted by abandoned().  Any thread.
   void close() noexcept;
   bool is_open() const noexcept { return ring_.is_open(); }
   // True in a child forked since the ring was made: it must not be touched there.
@@ -178,6 +182,7 @@ class Proactor {
   void finish(Operation* operation, int result) noexcept;
   void dispatch(const io_uring_cqe& cqe) noexcept;
   void disown(Operation* operation) noexcept;
+  void shut() noexcept;
   bool fill() noexcept;
   void take_back() noexcept;
   int move_to_fresh_ring() noexcept;
@@ -198,6 +203,9 @@ class Proactor {
   unsigned fork_count_ = 0;
   std::uint32_t run_ = 0;
   int thread_ = 0;  // 0: the ring was never enabled
+  // Of the ring: a thread is in enter(), and nobody may go in any more.
+  static constexpr unsigned kInside = 1, kShut = 2;
+  std::atomic<unsigned> door_{0};
   int wake_fd_ = -1;
   bool wake_armed_ = false;
   bool woken_ = false;

@@ -44,7 +44,7 @@ from ._sockaddr cimport format_address, parse_address
 from .unavailable import explain
 
 cdef extern from "<errno.h>":
-    int EBADF, ECANCELED, EEXIST, EINTR
+    int EBADF, EBUSY, ECANCELED, EEXIST, EINTR
 
 cdef extern from "<poll.h>":
     int POLLIN, POLLOUT
@@ -280,6 +280,8 @@ cdef class Ring:
         cdef int error
         self._check()
         error = self._proactor.bind_thread(force)
+        if error == -EBUSY:
+            raise RuntimeError("another thread waits in the ring")
         if error < 0:
             raise explain(-error, memory_needed=CppRing.memory_needed(SQ_ENTRIES, CQ_ENTRIES))
         self._thread = PyThread_get_thread_ident()
@@ -308,6 +310,8 @@ cdef class Ring:
         if timeout_ns > 0:
             deadline = proactor.now() + timeout_ns
         while True:
+            # A signal's handler, another thread, or a socket's fileno() may have closed it.
+            self._check()
             if proactor.first_queued() != kNoSlot:
                 self._check_queued()
             sleep = timeout_ns != 0 and proactor.quiet()
@@ -328,6 +332,8 @@ cdef class Ring:
                 # The thread that the ring belongs to has ended, and this one got its identity.
                 self._bind(True)
                 continue
+            if error == -EBADF:
+                self._check()
             if error < 0 and error != -EINTR:
                 raise _os_error(error)
             if sleep or error == -EINTR:
