@@ -46,11 +46,12 @@ enum class State : std::uint8_t {
 
 enum Flag : std::uint8_t {
   kCancelWanted = 1 << 0,  // asked to end; the next final CQE is the last
-  kCancelQueued = 1 << 1,  // on the list of cancels to submit
+  kCancelListed = 1 << 1,  // on the list of cancels to submit
   kPolling = 1 << 2,       // of a sending kind: in flight is a POLL_ADD, not the send itself
   kWatched = 1 << 3,       // its descriptor belongs to the user, who may close it at any time
   kAbandoned = 1 << 4,     // its ring closed before the final CQE: the kernel may hold the buffer
   kMayWait = 1 << 5,       // of a write: its file can't be asked not to wait for room
+  kCancelArmed = 1 << 6,   // the SQE of its cancel is written
 };
 
 // What a sendto needs at addresses that stay put until the final CQE.
@@ -69,7 +70,9 @@ struct Operation {
   // All operations on one descriptor.
   std::uint32_t fd_next = kNoSlot;
   std::uint32_t fd_previous = kNoSlot;
+  // The list of cancels.
   std::uint32_t cancel_next = kNoSlot;
+  std::uint32_t cancel_previous = kNoSlot;
 
   std::uint32_t slot = kNoSlot;
   std::uint32_t generation = 0;

@@ -107,10 +107,12 @@ int Proactor::move_to_fresh_ring() noexcept {
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
     if (operation->state != State::kInFlight) continue;
-    if (operation->flags & kCancelWanted)
+    if (operation->flags & kCancelWanted) {
       disown(operation);
-    else
+    } else {
+      come_back(operation);
       queue_again(operation);
+    }
   }
   return 0;
 }
@@ -224,14 +226,15 @@ void Proactor::cancel(std::uint64_t key, int error) noexcept {
     table_.unlink(&queued_, operation);
     // What was out before a short send was queued again is told.
     complete(operation, operation->cancel_error, static_cast<std::int64_t>(operation->done));
-  } else if (operation->state == State::kInFlight && !(operation->flags & kCancelQueued)) {
-    try {
-      cancels_.push_back(key);
-    } catch (const std::bad_alloc&) {
-      return;  // it then ends by itself, or at close(): late, but never wrong
-    }
-    operation->flags |= kCancelQueued;
+  } else if (operation->state == State::kInFlight &&
+             !(operation->flags & (kCancelListed | kCancelArmed))) {
+    list_cancel(operation);
   }
+}
+
+void Proactor::list_cancel(Operation* operation) noexcept {
+  operation->flags |= kCancelListed;
+  table_.push_cancel(&cancels_, operation);
 }
 
 void Proactor::cancel_fd(int fd, int error) noexcept {
@@ -326,16 +329,22 @@ void Proactor::complete(Operation* operation, int error, std::int64_t result) no
   table_.push(&completed_, operation);
 }
 
+// Out of flight: every operation that was in it comes through here, and has no cancel to wait for.
+void Proactor::come_back(Operation* operation) noexcept {
+  assert(operation->state == State::kInFlight);
+  --in_flight_;
+  if (operation->flags & kCancelListed) table_.unlink_cancel(&cancels_, operation);
+  operation->flags &= static_cast<std::uint8_t>(~(kCancelListed | kCancelArmed));
+}
+
 void Proactor::queue_again(Operation* operation) noexcept {
-  if (operation->state == State::kInFlight) --in_flight_;
-  operation->flags &= static_cast<std::uint8_t>(~kCancelQueued);
   operation->state = State::kQueued;
   table_.push(&queued_, operation);
 }
 
 // The final CQE of an operation in flight.
 void Proactor::finish(Operation* operation, int result) noexcept {
-  operation->flags &= static_cast<std::uint8_t>(~kCancelQueued);
+  come_back(operation);
   const bool sending = owns_buffer(operation->kind);
   const bool polled = !sending || (operation->flags & kPolling);
   if (sending && !polled && result > 0) {
@@ -346,7 +355,6 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   const std::int64_t done = static_cast<std::int64_t>(operation->done);
 
   if (whole || (operation->flags & kCancelWanted)) {
-    --in_flight_;
     complete(operation, whole ? 0 : operation->cancel_error, sending ? done : 0);
     return;
   }
@@ -366,14 +374,12 @@ void Proactor::finish(Operation* operation, int result) noexcept {
     // -EAGAIN is a reason, however often it comes: a Unix datagram socket that is not connected
     // polls as writable whatever room its peer has.
     if (result != -EAGAIN && ++operation->retries > kRetryLimit) {
-      --in_flight_;
       complete(operation, result < 0 ? result : -EAGAIN, done);
       return;
     }
     if (blocked) operation->flags |= kPolling;
     queue_again(operation);
   } else if (result < 0) {
-    --in_flight_;
     complete(operation, result, done);
   } else if (sending) {
     // Writable at last: the rest.  Short: there is no room for it now.
@@ -385,7 +391,6 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   } else {
     // A reader's poll is armed again and again for as long as there is the reader.
     operation->retries = 0;
-    --in_flight_;
     complete(operation, 0, result);
   }
 }
@@ -408,7 +413,7 @@ void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
 
 // The ring went away before the final CQE came.
 void Proactor::disown(Operation* operation) noexcept {
-  --in_flight_;
+  come_back(operation);
   const int error = (operation->flags & kCancelWanted) ? operation->cancel_error : -ECANCELED;
   // A poll reads no memory of ours.  The end of a send is the kernel's affair now.
   // A child never had anything in the kernel.
@@ -495,20 +500,15 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
 
 // Write SQEs until the SQ is full (false) or nothing is left to write.
 bool Proactor::fill() noexcept {
-  std::size_t written = 0;
-  for (; written < cancels_.size(); ++written) {
-    const std::uint64_t key = cancels_[written];
-    const Operation* operation = peek(static_cast<std::uint32_t>(key));
-    // It may have ended meanwhile.
-    if (operation == nullptr || operation->key() != key || operation->state != State::kInFlight)
-      continue;
+  while (!cancels_.empty()) {
     io_uring_sqe* sqe = ring_.get_sqe();
-    if (sqe == nullptr) break;
-    io_uring_prep_cancel64(sqe, key, 0);
+    if (sqe == nullptr) return false;
+    Operation* operation = table_.at(cancels_.head);
+    table_.unlink_cancel(&cancels_, operation);
+    operation->flags ^= kCancelListed | kCancelArmed;
+    io_uring_prep_cancel64(sqe, operation->key(), 0);
     sqe->user_data = kCancelKey;
   }
-  cancels_.erase(cancels_.begin(), cancels_.begin() + static_cast<std::ptrdiff_t>(written));
-  if (!cancels_.empty()) return false;
   if (!wake_armed_) {
     io_uring_sqe* sqe = ring_.get_sqe();
     if (sqe == nullptr) return false;
@@ -539,11 +539,15 @@ void Proactor::take_back() noexcept {
     if (sqe.user_data == kWakeKey) {
       wake_armed_ = false;
     } else if (sqe.user_data == kCancelKey) {
-      // Never throws: its place was freed in fill().
-      cancels_.push_back(sqe.addr);
+      // Its target may have ended meanwhile.
+      const std::uint32_t slot = static_cast<std::uint32_t>(sqe.addr);
+      Operation* target = slot < table_.capacity() ? table_.at(slot) : nullptr;
+      if (target == nullptr || target->key() != sqe.addr || !(target->flags & kCancelArmed)) continue;
+      target->flags ^= kCancelArmed;
+      list_cancel(target);
     } else if (Operation* operation = table_.find(sqe.user_data)) {
+      come_back(operation);
       if (operation->flags & kCancelWanted) {
-        --in_flight_;
         complete(operation, operation->cancel_error, static_cast<std::int64_t>(operation->done));
       } else {
         queue_again(operation);
@@ -699,7 +703,6 @@ void Proactor::close() noexcept {
       disown(operation);
     }
   }
-  cancels_.clear();
 }
 
 const Operation* Proactor::peek(std::uint32_t slot) const noexcept {

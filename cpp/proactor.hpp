@@ -21,7 +21,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <vector>
 
 #include "features.hpp"
 #include "kernel.hpp"
@@ -177,6 +176,8 @@ class Proactor {
  private:
   std::int64_t queue(Operation* operation) noexcept;
   void arm(Operation* operation, io_uring_sqe* sqe) noexcept;
+  void come_back(Operation* operation) noexcept;
+  void list_cancel(Operation* operation) noexcept;
   void queue_again(Operation* operation) noexcept;
   void complete(Operation* operation, int error, std::int64_t result) noexcept;
   void finish(Operation* operation, int result) noexcept;
@@ -193,7 +194,7 @@ class Proactor {
   OperationTable table_;
   OperationList queued_;
   OperationList completed_;
-  std::vector<std::uint64_t> cancels_;
+  OperationList cancels_;
   std::uint64_t bytes_prepared_ = 0;
   unsigned submission_entries_ = 0;
   unsigned completion_entries_ = 0;

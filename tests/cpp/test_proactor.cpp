@@ -911,6 +911,32 @@ TEST_CASE("cancel_all: more cancels than SQ entries") {
   CHECK(simulation.kernel.put(theirs, "x") == 1);
 }
 
+TEST_CASE("cancel: what ends before its cancel is submitted is not cancelled") {
+  for (std::size_t ended : {0u, 1u, 2u}) {
+    CAPTURE(ended);
+    Simulation simulation;
+    Proactor& proactor = simulation.proactor;
+    auto [ours, theirs] = simulation.kernel.stream_pair();
+    std::vector<std::int64_t> keys;
+    for (int count = 0; count < 3; ++count)
+      keys.push_back(proactor.start_poll(Kind::kReceive, ours, POLLIN));
+    simulation.turn();
+    for (std::int64_t key : keys) proactor.cancel(static_cast<std::uint64_t>(key));
+    simulation.kernel.post(proactor.ring_fd(), static_cast<std::uint64_t>(keys[ended]), POLLIN);
+    proactor.reap();
+    simulation.collector.collect();
+    CHECK(simulation.collector.count() == 1);
+    // The kernel, which believes that it has all three, hears of two.
+    const std::int64_t next = proactor.start_poll(Kind::kReceive, ours, POLLIN);
+    CHECK(simulation.collector.until([&] { return simulation.collector.count() == 3; }, 3));
+    CHECK(simulation.kernel.requests(proactor.ring_fd()) == 3);  // with the wake-up's and the next
+    CHECK(simulation.state(next) == State::kInFlight);
+    CHECK(proactor.stale_keys() == 0);
+    simulation.kernel.put(theirs, "x");
+    CHECK(simulation.collector.until_all({next}, 3));
+  }
+}
+
 TEST_CASE("cancel: a turn does not sleep over cancels that found the SQ full") {
   Simulation simulation(Rung::kDeferTaskrun, 4, 64);
   Proactor& proactor = simulation.proactor;
