@@ -33,6 +33,8 @@ constexpr int kSettleTurns = 8;
 // How long close() waits for another thread to come out of enter(), which a wake() ends at once.
 constexpr std::int64_t kExitPatience = 5000000000;
 constexpr std::int64_t kExitPause = 20000;
+// How long a turn waits, at most, for a kernel that takes no submissions.
+constexpr std::int64_t kBackOff = 1000000;
 // Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
 constexpr int kOverflowTries = 8;
 
@@ -395,11 +397,15 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   }
 }
 
+void Proactor::hear_wake() noexcept {
+  std::uint64_t count;
+  if (kernel_.read(kernel_.self, wake_fd_, &count, sizeof(count)) > 0) woken_ = true;
+}
+
 void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
   if (cqe.user_data == kCancelKey) return;  // 0, -ENOENT and -EALREADY alike: the target's CQE counts
   if (cqe.user_data == kWakeKey) {
-    std::uint64_t count;
-    kernel_.read(kernel_.self, wake_fd_, &count, sizeof(count));
+    hear_wake();
     wake_armed_ = (cqe.flags & IORING_CQE_F_MORE) != 0;
     woken_ = true;
     return;
@@ -562,6 +568,7 @@ int Proactor::prepare() noexcept {
   if (!ring_.is_open()) return -EBADF;
   if (forked()) return -EOWNERDEAD;
   bytes_prepared_ = 0;
+  stalled_ = false;
   while (!fill()) {
     const unsigned before = ring_.submissions_pending();
     int error = enter(false, 0);
@@ -570,8 +577,12 @@ int Proactor::prepare() noexcept {
     if (error < 0) return error;
     // The kernel may want its completions read first (-EBUSY), or be out of memory for now: what
     // did not fit stays queued for the next turn.
-    if (after == before) break;
+    if (after == before) {
+      stalled_ = true;
+      break;
+    }
   }
+  prepared_ = ring_.submissions_pending();
   return 0;
 }
 
@@ -579,16 +590,29 @@ bool Proactor::must_enter() const noexcept {
   return ring_.submissions_pending() != 0 || ring_.completions_deferred();
 }
 
-int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
+int Proactor::enter_ring(bool wait, std::int64_t timeout_ns) noexcept {
   int result = -EBADF;
   if (!(door_.fetch_or(kInside) & kShut)) result = ring_.enter(wait, timeout_ns);
-  if (door_.fetch_and(~kInside) & kShut) return -EBADF;
+  return door_.fetch_and(~kInside) & kShut ? -EBADF : result;
+}
+
+int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
+  const int result = enter_ring(wait, timeout_ns);
   if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN) return 0;
   return result;
 }
 
+void Proactor::back_off(std::int64_t timeout_ns) noexcept {
+  const std::int64_t nap = timeout_ns < 0 || timeout_ns > kBackOff ? kBackOff : timeout_ns;
+  const int result = enter_ring(true, nap);
+  if (result == -EAGAIN || result == -EBUSY) kernel_.sleep(kernel_.self, nap);
+}
+
 int Proactor::reap() noexcept {
-  if (ring_.submissions_pending() != 0) take_back();
+  if (const unsigned left = ring_.submissions_pending()) {
+    stalled_ = stalled_ || left == prepared_;
+    take_back();
+  }
   io_uring_cqe cqe;
   unsigned count = 0;
   while (count < kReapLimit && ring_.pop(&cqe)) {
@@ -609,6 +633,9 @@ int Proactor::reap() noexcept {
   // the flag stays up until the next work comes, and a thread that waited for it to fall would spin.
   // To sleep under it is safe: work that has come after all is run before the sleep.
   flag_is_stale_ = count == 0 && ring_.completions_deferred();
+  if (count != 0) stalled_ = false;
+  // The poll for it may be among what the kernel does not take.
+  if (stalled_ && !wake_armed_) hear_wake();
   return static_cast<int>(count);
 }
 
@@ -618,6 +645,7 @@ int Proactor::turn(std::int64_t timeout_ns) noexcept {
   const bool wait = timeout_ns != 0 && idle();
   if (wait || must_enter()) error = enter(wait, timeout_ns);
   reap();
+  if (error == 0 && stalled_ && timeout_ns != 0) back_off(timeout_ns);
   return error;
 }
 
@@ -635,6 +663,7 @@ void Proactor::settle(int fd) noexcept {
     int error = enter(false, 0);
     if (error < 0 && !again_later(error)) return;
     reap();
+    if (stalled_) back_off(kBackOff);
   }
 }
 
@@ -666,6 +695,7 @@ unsigned Proactor::drain(std::int64_t timeout_ns) noexcept {
     }
     reap();
     if (error < 0 && !again_later(error)) break;
+    if (stalled_) back_off(give_up - now());
   }
   return in_flight_;
 }

@@ -131,6 +131,12 @@ class Proactor {
   int enter(bool wait, std::int64_t timeout_ns) noexcept;
   // Read CQEs, about kReapLimit at most; how many there were.
   int reap() noexcept;
+  // True when the kernel took nothing of what this turn had for it (-EAGAIN, -EBUSY), and had nothing to
+  // give: before the next turn, wait with back_off().
+  bool stalled() const noexcept { return stalled_; }
+  // Sleep until something completes, `timeout_ns` (negative: no limit) or a millisecond at most.  May run
+  // beside other calls, as enter().
+  void back_off(std::int64_t timeout_ns) noexcept;
   // All three at once, for callers without a GIL.
   int turn(std::int64_t timeout_ns) noexcept;
   // Cancel what is on a descriptor and see it end, so that a close(2) that follows really closes.
@@ -176,6 +182,7 @@ class Proactor {
  private:
   std::int64_t queue(Operation* operation) noexcept;
   void arm(Operation* operation, io_uring_sqe* sqe) noexcept;
+  void hear_wake() noexcept;
   void come_back(Operation* operation) noexcept;
   void list_cancel(Operation* operation) noexcept;
   void queue_again(Operation* operation) noexcept;
@@ -183,6 +190,7 @@ class Proactor {
   void finish(Operation* operation, int result) noexcept;
   void dispatch(const io_uring_cqe& cqe) noexcept;
   void disown(Operation* operation) noexcept;
+  int enter_ring(bool wait, std::int64_t timeout_ns) noexcept;
   void shut() noexcept;
   bool fill() noexcept;
   void take_back() noexcept;
@@ -210,6 +218,8 @@ class Proactor {
   int wake_fd_ = -1;
   bool wake_armed_ = false;
   bool woken_ = false;
+  unsigned prepared_ = 0;  // SQEs that the turn's enter() has to submit
+  bool stalled_ = false;
   // The kernel says that there is deferred work, and the last turn's enter found none.
   bool flag_is_stale_ = false;
 };

@@ -12,6 +12,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -293,6 +295,67 @@ def test_signal_ends_a_sleep():
         loop.run_until_complete(seen)
         timer.join()
         assert loop.remove_signal_handler(signal.SIGUSR1)
+
+
+# In a process of its own: with the GIL held for good, nobody could tell.
+STALLED = """
+import asyncio, errno, os, signal, socket, sys, threading
+import simulation, uringloop
+
+how, error, rung = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+simulated = simulation.Simulation(1)
+simulated.kernel.set_limit("largest_sq", 4)
+loop = uringloop.IouringProactorEventLoop(uringloop.IouringProactor(rung, kernel=simulated.kernel.capsule))
+pairs = [socket.socketpair() for _ in range(20)]
+
+async def program():
+    for a, b in pairs:
+        a.setblocking(False)
+    receives = [asyncio.ensure_future(loop.sock_recv(a, 1)) for a, b in pairs]
+    simulated.kernel.set_limit("submit_error", error)
+    if how == "timer":
+        await asyncio.sleep(0.01)
+    elif how == "thread":
+        # It gives the GIL away and wants it back, and wakes the loop.
+        assert await loop.run_in_executor(None, lambda: [os.stat("/").st_dev for _ in range(1000)])
+    elif how == "signal":
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            await loop.create_future()
+        finally:
+            timer.join()
+    simulated.kernel.set_limit("submit_error", 0)
+    for a, b in pairs:
+        b.send(b"x")
+    assert await asyncio.gather(*receives) == 20 * [b"x"]
+
+try:
+    loop.run_until_complete(program())
+except KeyboardInterrupt:
+    assert how == "signal"
+    simulated.kernel.set_limit("submit_error", 0)
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.wait(tasks))
+loop.close()
+for a, b in pairs:
+    a.close()
+    b.close()
+print(*simulated.problems(), "done")
+"""
+
+
+@pytest.mark.parametrize("rung", [0, 1, 2])
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.EBUSY], ids=errno.errorcode.get)
+@pytest.mark.parametrize("how", ["timer", "thread", "signal"])
+def test_kernel_that_takes_nothing_stops_nobody_else(how, error, rung):
+    """More is queued than the SQ holds: timers, threads and signals go on, and the sockets do when they can."""
+    simulation.module()
+    child = subprocess.run([sys.executable, "-c", STALLED, how, str(error), str(rung)],
+                           cwd=simulation.ROOT / "tests", capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stdout.strip(), child.stderr) == (0, "done", "")
 
 
 def test_request_holds_its_file():

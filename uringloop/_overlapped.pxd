@@ -103,6 +103,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool large_copy()
         int enter(cbool wait, int64_t timeout_ns)
         int reap()
+        cbool stalled()
+        void back_off(int64_t timeout_ns)
         void settle(int fd)
         void wake()
         cbool take_wake()

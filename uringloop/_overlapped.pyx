@@ -344,6 +344,11 @@ cdef class Ring:
                 timeout_ns = deadline - proactor.now()
                 if timeout_ns <= 0:
                     return 0
+            if proactor.stalled():
+                # The kernel takes nothing for now: other threads, and signals, do not wait for it.
+                with nogil:
+                    proactor.back_off(timeout_ns)
+                PyErr_CheckSignals()
 
     cdef int _check_queued(self) except -1:
         """End what is about to be submitted on a descriptor that its owner has closed.

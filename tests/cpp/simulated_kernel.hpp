@@ -131,6 +131,7 @@ class SimulatedKernel {
   unsigned largest_sq, largest_cq;  // entries that a ring gets, whatever it asks for
   bool late_cancels = false;
   bool deaf_requests = false;     // a cancel finds them being worked on, and they go on
+  int submit_error = 0;           // of every enter that has something to submit: it does nothing
   bool busy_on_overflow = false;  // -EBUSY when not all that overflowed fits
   // Of operations that are over: what `chances.stray` chooses from.  A key whose slot has got
   // another joins them by itself.

@@ -1102,6 +1102,97 @@ TEST_CASE("turn: a kernel that is busy or out of memory for now is no error") {
   }
 }
 
+// More than the SQ holds, and a kernel that takes nothing.
+template <typename Test>
+void while_refused(Test test) {
+  for (Rung rung : kRungs) {
+    for (int error : {-EBUSY, -EAGAIN}) {
+      for (unsigned operations : {2u, 20u}) {
+        CAPTURE(rung_name(rung));
+        CAPTURE(error);
+        CAPTURE(operations);
+        Simulation simulation(rung, 4, 64);
+        auto [ours, theirs] = simulation.kernel.stream_pair();
+        auto [other, their_other] = simulation.kernel.stream_pair();
+        simulation.proactor.start_poll(Kind::kReceive, other, POLLIN);
+        simulation.turn();
+        for (unsigned count = 0; count < operations; ++count)
+          simulation.proactor.start_send(ours, "x", 1, 0);
+        simulation.kernel.submit_error = error;
+        test(simulation, their_other);
+        simulation.kernel.submit_error = 0;
+        CHECK(simulation.collector.until([&] { return simulation.proactor.in_flight() <= 1; }, 30));
+        CHECK(simulation.kernel.take(theirs).size() <= operations);
+      }
+    }
+  }
+}
+
+TEST_CASE("turn: a kernel that takes nothing is asked about once a millisecond") {
+  while_refused([](Simulation& simulation, int) {
+    const std::int64_t before = simulation.proactor.now();
+    const unsigned enters = simulation.kernel.calls(Call::kEnter);
+    for (int turns = 0; turns < 10; ++turns) {
+      CHECK(simulation.turn(-1) == 0);
+      CHECK(simulation.proactor.stalled());
+      CHECK_FALSE(simulation.proactor.idle());
+    }
+    CHECK(simulation.proactor.now() - before >= 10 * kMillisecond);
+    CHECK(simulation.kernel.calls(Call::kEnter) - enters <= 30);
+    // Who may wait less waits less, and who may not wait does not.
+    const std::int64_t later = simulation.proactor.now();
+    CHECK(simulation.turn(kMillisecond / 10) == 0);
+    CHECK(simulation.turn(0) == 0);
+    CHECK(simulation.proactor.now() - later < kMillisecond / 2);
+  });
+}
+
+TEST_CASE("turn: what completes ends the wait for a kernel that takes nothing") {
+  while_refused([](Simulation& simulation, int their_other) {
+    CHECK(simulation.turn(-1) == 0);
+    CHECK(simulation.proactor.stalled());
+    simulation.kernel.while_asleep = [&] { return simulation.kernel.put(their_other, "x") == 1; };
+    const std::int64_t before = simulation.proactor.now();
+    CHECK(simulation.collector.until([&] { return simulation.collector.count() == 1; }, 3, -1));
+    CHECK(simulation.proactor.now() - before < kMillisecond);
+    CHECK_FALSE(simulation.proactor.stalled());
+    simulation.kernel.while_asleep = nullptr;
+  });
+}
+
+TEST_CASE("wake: is heard though the kernel does not take the poll for it") {
+  while_refused([](Simulation& simulation, int) {
+    CHECK(simulation.turn(-1) == 0);
+    CHECK_FALSE(simulation.proactor.take_wake());
+    // The poll for it has ended, and is not taken again.
+    simulation.proactor.wake();
+    for (int turns = 0; turns < 2 && !simulation.proactor.take_wake(); ++turns) simulation.turn(-1);
+    simulation.turn(-1);
+    simulation.proactor.wake();
+    CHECK(simulation.turn(-1) == 0);
+    CHECK(simulation.proactor.take_wake());
+    CHECK(simulation.turn(-1) == 0);
+    CHECK_FALSE(simulation.proactor.take_wake());
+  });
+}
+
+TEST_CASE("drain: sleeps while the kernel takes nothing") {
+  while_refused([](Simulation& simulation, int) {
+    const unsigned enters = simulation.kernel.calls(Call::kEnter);
+    CHECK(simulation.proactor.drain(20 * kMillisecond) == 1);
+    CHECK(simulation.kernel.calls(Call::kEnter) - enters <= 80);
+  });
+}
+
+TEST_CASE("settle: sleeps for a short time while the kernel takes nothing") {
+  while_refused([](Simulation& simulation, int their_other) {
+    const std::int64_t before = simulation.proactor.now();
+    simulation.proactor.settle(their_other - 1);
+    CHECK(simulation.proactor.now() - before >= kMillisecond);
+    CHECK(simulation.proactor.now() - before <= 20 * kMillisecond);
+  });
+}
+
 TEST_CASE("turn: other errors are reported") {
   Simulation simulation;
   simulation.kernel.fail(Call::kEnter, -ENXIO);
