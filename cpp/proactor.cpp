@@ -87,36 +87,43 @@ int Proactor::bind_thread(bool force) noexcept {
   if (thread == thread_ && !force) return 0;
   if (occupied()) return -EBUSY;
   int error = 0;
-  if (thread_ == 0)
+  if (thread_ == 0) {
     error = ring_.enable();
-  else if (ring_.single_issuer())
-    error = move_to_fresh_ring();
+  } else if (ring_.single_issuer()) {
+    Ring fresh(kernel_);
+    error = make_fresh_ring(&fresh, kMemoryPatience);
+    if (error >= 0) move_to(std::move(fresh));
+  }
   if (error < 0) return error;
   thread_ = thread;
   ++run_;
   return 0;
 }
 
-int Proactor::move_to_fresh_ring() noexcept {
-  Ring fresh(kernel_);
-  int error = fresh.init(features_, submission_entries_, completion_entries_, kMemoryPatience);
-  if (error >= 0) error = fresh.enable();
-  if (error < 0) return error;
+int Proactor::make_fresh_ring(Ring* fresh, std::int64_t patience_ns) const noexcept {
+  const int error = fresh->init(features_, submission_entries_, completion_entries_, patience_ns);
+  return error < 0 ? error : fresh->enable();
+}
+
+void Proactor::move_to(Ring&& fresh) noexcept {
   io_uring_cqe cqe;
   while (ring_.pop(&cqe)) dispatch(cqe);
+  const bool dropped = ring_.dropped();
   ring_ = std::move(fresh);
   wake_armed_ = false;
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
     if (operation->state != State::kInFlight) continue;
+    const bool sending = owns_buffer(operation->kind) && !(operation->flags & kPolling);
     if (operation->flags & kCancelWanted) {
-      disown(operation);
+      disown(operation, -ECANCELED);
+    } else if (sending && dropped) {
+      disown(operation, -EBADR);
     } else {
       come_back(operation);
       queue_again(operation);
     }
   }
-  return 0;
 }
 
 // -- starting --
@@ -418,9 +425,9 @@ void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
 }
 
 // The ring went away before the final CQE came.
-void Proactor::disown(Operation* operation) noexcept {
+void Proactor::disown(Operation* operation, int error) noexcept {
   come_back(operation);
-  const int error = (operation->flags & kCancelWanted) ? operation->cancel_error : -ECANCELED;
+  if (operation->flags & kCancelWanted) error = operation->cancel_error;
   // A poll reads no memory of ours.  The end of a send is the kernel's affair now.
   // A child never had anything in the kernel.
   if (owns_buffer(operation->kind) && !(operation->flags & kPolling) && !forked()) {
@@ -598,7 +605,8 @@ int Proactor::enter_ring(bool wait, std::int64_t timeout_ns) noexcept {
 
 int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
   const int result = enter_ring(wait, timeout_ns);
-  if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN) return 0;
+  if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN || result == -EBADR)
+    return 0;
   return result;
 }
 
@@ -606,6 +614,33 @@ void Proactor::back_off(std::int64_t timeout_ns) noexcept {
   const std::int64_t nap = timeout_ns < 0 || timeout_ns > kBackOff ? kBackOff : timeout_ns;
   const int result = enter_ring(true, nap);
   if (result == -EAGAIN || result == -EBUSY) kernel_.sleep(kernel_.self, nap);
+}
+
+// How many there were.
+unsigned Proactor::fetch_overflowed() noexcept {
+  io_uring_cqe cqe;
+  unsigned count = 0;
+  for (int tries = kOverflowTries; tries > 0 && ring_.overflowed(); --tries) {
+    ring_.enter(false, 0);
+    for (; ring_.pop(&cqe); tries = kOverflowTries) {
+      dispatch(cqe);
+      ++count;
+    }
+  }
+  return count;
+}
+
+// Completions were dropped.  What is still to be had of the others makes fewer sends end in doubt.
+void Proactor::replace_ring() noexcept {
+  io_uring_cqe cqe;
+  while (ring_.pop(&cqe)) dispatch(cqe);
+  fetch_overflowed();
+  Ring fresh(kernel_);
+  // The memory that is wanting may be wanting for this as well: then after a pause.
+  if (make_fresh_ring(&fresh, 0) < 0)
+    stalled_ = true;
+  else
+    move_to(std::move(fresh));
 }
 
 int Proactor::reap() noexcept {
@@ -621,19 +656,13 @@ int Proactor::reap() noexcept {
   }
   // What the kernel holds back would be lost with a ring of one issuer when another thread takes
   // over, and sent again: it is fetched while this thread can.
-  for (int tries = kOverflowTries; tries > 0 && ring_.single_issuer() && ring_.overflowed();
-       --tries) {
-    ring_.enter(false, 0);
-    for (; ring_.pop(&cqe); tries = kOverflowTries) {
-      dispatch(cqe);
-      ++count;
-    }
-  }
+  if (ring_.single_issuer() && ring_.overflowed()) count += fetch_overflowed();
+  if (ring_.dropped()) replace_ring();
   // The kernel puts work on its list first and raises TASKRUN then: if the list was run in between,
   // the flag stays up until the next work comes, and a thread that waited for it to fall would spin.
   // To sleep under it is safe: work that has come after all is run before the sleep.
   flag_is_stale_ = count == 0 && ring_.completions_deferred();
-  if (count != 0) stalled_ = false;
+  if (count != 0 && !ring_.dropped()) stalled_ = false;
   // The poll for it may be among what the kernel does not take.
   if (stalled_ && !wake_armed_) hear_wake();
   return static_cast<int>(count);
@@ -690,7 +719,8 @@ unsigned Proactor::drain(std::int64_t timeout_ns) noexcept {
     int error = prepare();
     if (error >= 0) {
       // Completions that nobody took yet must not keep this from sleeping.
-      const bool wait = !ring_.completions_visible() && queued_.empty() && cancels_.empty();
+      const bool wait = !ring_.completions_visible() && !ring_.dropped() && queued_.empty() &&
+                        cancels_.empty();
       error = enter(wait, left);
     }
     reap();
@@ -730,7 +760,7 @@ void Proactor::close() noexcept {
       table_.unlink(&queued_, operation);
       complete(operation, -ECANCELED, static_cast<std::int64_t>(operation->done));
     } else if (operation->state == State::kInFlight) {
-      disown(operation);
+      disown(operation, -ECANCELED);
     }
   }
 }

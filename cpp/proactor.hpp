@@ -15,6 +15,9 @@
 // Receiving kinds wait for readiness (POLL_ADD) and are then completed by receive() and the like,
 // called by who takes the bytes.  Sending kinds give the kernel the caller's buffer and complete
 // when all of it is out; short sends, -EAGAIN and -EINTR are resumed here.
+//
+// A kernel without memory drops completions, and does not say which: all that waits is then queued again
+// on a fresh ring, but of what sends nobody knows how much is out, and it ends with -EBADR.
 #pragma once
 
 #include <sys/socket.h>
@@ -119,7 +122,7 @@ class Proactor {
   bool idle() const noexcept { return queued_.empty() && cancels_.empty() && quiet(); }
   // The same before prepare(), whatever waits to be submitted.
   bool quiet() const noexcept {
-    return completed_.empty() && !woken_ && !ring_.completions_visible() &&
+    return completed_.empty() && !woken_ && !ring_.completions_visible() && !ring_.dropped() &&
            (flag_is_stale_ || !ring_.completions_deferred());
   }
   // True when an enter is needed even without sleeping.
@@ -127,7 +130,7 @@ class Proactor {
   // True when the SQEs written are to copy more than kLargeCopy.
   bool large_copy() const noexcept { return bytes_prepared_ > kLargeCopy; }
   // Enter the kernel once.  `timeout_ns` below 0: no limit.  0, or -errno; -ETIME, -EBUSY and
-  // -EAGAIN, which a later turn cures, count as 0.  -EBADF: closed, perhaps meanwhile.
+  // -EAGAIN, which a later turn cures, and -EBADR, which reap() does, count as 0.  -EBADF: closed, perhaps meanwhile.
   int enter(bool wait, std::int64_t timeout_ns) noexcept;
   // Read CQEs, about kReapLimit at most; how many there were.
   int reap() noexcept;
@@ -189,12 +192,15 @@ class Proactor {
   void complete(Operation* operation, int error, std::int64_t result) noexcept;
   void finish(Operation* operation, int result) noexcept;
   void dispatch(const io_uring_cqe& cqe) noexcept;
-  void disown(Operation* operation) noexcept;
+  void disown(Operation* operation, int error) noexcept;
   int enter_ring(bool wait, std::int64_t timeout_ns) noexcept;
   void shut() noexcept;
   bool fill() noexcept;
   void take_back() noexcept;
-  int move_to_fresh_ring() noexcept;
+  int make_fresh_ring(Ring* fresh, std::int64_t patience_ns) const noexcept;
+  void move_to(Ring&& fresh) noexcept;
+  unsigned fetch_overflowed() noexcept;
+  void replace_ring() noexcept;
 
   Kernel kernel_;
   Features features_;

@@ -54,6 +54,7 @@ Ring& Ring::operator=(Ring&& other) noexcept {
   sq_next_ = other.sq_next_;
   cq_head_ = other.cq_head_;
   cq_tail_ = other.cq_tail_;
+  cq_dropped_ = other.cq_dropped_;
   cq_mask_ = other.cq_mask_;
   cqes_ = other.cqes_;
   other.forget();
@@ -66,7 +67,7 @@ void Ring::forget() noexcept {
   queues_ = nullptr;
   sqes_ = nullptr;
   nothing_ = 0;
-  sq_head_ = sq_tail_ = sq_flags_ = cq_head_ = cq_tail_ = &nothing_;
+  sq_head_ = sq_tail_ = sq_flags_ = cq_head_ = cq_tail_ = cq_dropped_ = &nothing_;
   sq_mask_ = sq_entries_ = sq_next_ = cq_mask_ = 0;
   cqes_ = nullptr;
 }
@@ -135,6 +136,7 @@ int Ring::map(const io_uring_params& params) noexcept {
   for (unsigned index = 0; index < sq_entries_; ++index) array[index] = index;
   cq_head_ = at<unsigned>(queues_, params.cq_off.head);
   cq_tail_ = at<unsigned>(queues_, params.cq_off.tail);
+  cq_dropped_ = at<unsigned>(queues_, params.cq_off.overflow);
   cq_mask_ = *at<unsigned>(queues_, params.cq_off.ring_mask);
   cqes_ = at<io_uring_cqe>(queues_, params.cq_off.cqes);
   return 0;
@@ -207,6 +209,10 @@ bool Ring::completions_deferred() const noexcept {
 
 bool Ring::overflowed() const noexcept {
   return (__atomic_load_n(sq_flags_, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW) != 0;
+}
+
+bool Ring::dropped() const noexcept {
+  return __atomic_load_n(cq_dropped_, __ATOMIC_RELAXED) != 0;
 }
 
 bool Ring::completions_visible() const noexcept {

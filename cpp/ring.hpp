@@ -6,7 +6,8 @@
 //    takes no submission (-EBADFD), and from another thread every enter fails with -EEXIST;
 //  - with DEFER_TASKRUN completions appear in the CQ only while that thread is in
 //    io_uring_enter(2) with GETEVENTS; SQ_TASKRUN says that some are waiting to;
-//  - IORING_FEAT_NODROP: completions that find the CQ full are kept by the kernel until an enter.
+//  - IORING_FEAT_NODROP: completions that find the CQ full are kept by the kernel until an enter, if it
+//    has the memory for them: else they are dropped, and counted (-EBADR, once, is all it says).
 //
 // A closed ring is an empty one: it has no SQE to give, nothing is pending in it and nothing visible,
 // and an enter says -EBADF.  So nobody has to ask first.
@@ -66,6 +67,8 @@ class Ring {
   // True when the kernel holds completions that only an enter can bring into the CQ.
   bool completions_deferred() const noexcept;
   bool overflowed() const noexcept;
+  // True when completions were dropped; nobody knows which.
+  bool dropped() const noexcept;
   bool completions_visible() const noexcept;
   // Copy the oldest completion and free its place; false when the CQ is empty.
   bool pop(io_uring_cqe* completion) noexcept;
@@ -94,6 +97,7 @@ class Ring {
 
   unsigned* cq_head_;
   unsigned* cq_tail_;
+  unsigned* cq_dropped_;
   unsigned cq_mask_ = 0;
   io_uring_cqe* cqes_ = nullptr;
 

@@ -414,6 +414,47 @@ def test_send_without_buffers_fails_and_tells_nothing_else(seed):
         assert failed == kernel.taken["no_buffers"]
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dropped_completions_end_what_is_in_doubt(seed):
+    """A kernel without memory loses completions: a connection goes on as if nothing had been, or ends with an error."""
+    data = some_bytes(20_000, seed)
+
+    async def program():
+        loop = asyncio.get_running_loop()
+        ended = 0
+        for _ in range(60):
+            a, b = socket.socketpair()
+            with b:
+                b.setblocking(False)
+                receiving = asyncio.create_task(read_all(loop, b))
+                reader, writer = await asyncio.open_connection(sock=a)
+                try:
+                    for start in range(0, len(data), 4000):
+                        writer.write(data[start:start + 4000])
+                        await turns(1)
+                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()
+                except OSError as exc:
+                    # Streams say it in words of their own where drain() sees the end come.
+                    assert exc.errno == errno.EBADR or isinstance(exc, ConnectionResetError)
+                    ended += 1
+                    assert data.startswith(await receiving)
+                else:
+                    assert await receiving == data
+        return ended
+
+    faults = simulation.drawn_chances(seed) | {"dropped": 100}
+    kept = len(_overlapped._kept_for_good)
+    with simulated_loop(seed, faults) as (loop, kernel):
+        ended = loop.run_until_complete(asyncio.wait_for(program(), TIME_LIMIT))
+        assert ended
+        assert kernel.taken["dropped"] > ended
+    # The kernel may read them still, for all that is known.
+    assert len(_overlapped._kept_for_good) == kept + ended
+    del _overlapped._kept_for_good[kept:]
+
+
 def in_thread(function, *arguments):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *arguments).result()

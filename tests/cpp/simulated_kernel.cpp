@@ -594,6 +594,10 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
     run_task_work(*ring, round < kMostHeldBack);
     flush_overflow(*ring);
     if (ring->visible() >= min_complete) break;
+    if (ring->dropped) {
+      ring->dropped = submitted != 0;
+      return result(-EBADR);
+    }
     const bool more = std::any_of(ring->waiting.begin(), ring->waiting.end(),
                                   [this](const Request& request) { return is_ready(request); });
     if (backing_ == Backing::kReal) {
@@ -869,10 +873,14 @@ void SimulatedKernel::flush(Ring& ring) {
       std::swap(batch[index], batch[below(index + 1)]);
   }
   for (const Ring::Completed& completed : batch) {
-    if (strikes(&Chances::overflow))
+    if (strikes(&Chances::dropped)) {
+      ++*ring.cq(kLost);
+      ring.dropped = true;
+    } else if (strikes(&Chances::overflow)) {
       ring.set_aside(completed);
-    else
+    } else {
       ring.add(completed);
+    }
   }
 }
 

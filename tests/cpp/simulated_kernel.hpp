@@ -14,7 +14,8 @@
 //  - a cancel is a request like any other, and its target's own completion comes after it;
 //  - a request reads its buffer until its final completion: it is looked at once more right before
 //    that, so that one freed too early is a fault under ASan, and one changed a violation;
-//  - a completion that finds the CQ full is kept for an enter() with GETEVENTS.
+//  - a completion that finds the CQ full is kept for an enter() with GETEVENTS; one that is dropped is
+//    counted, and told once, to who submits nothing and would sleep: -EBADR.
 //
 // Over real files nothing tells the kernel that one has become ready.  It looks whenever it is
 // called, fork_count() included, which a proactor asks for in every turn; and its sleep is a poll(2)
@@ -83,6 +84,7 @@ struct Chances {
   // What a program gets to see:
   unsigned no_buffers = 0;      // a send or write ends with -ENOBUFS
   unsigned failed_set_up = 0;   // a ring can't be had: -ENOMEM or -EMFILE at any step
+  unsigned dropped = 0;         // a completion is lost, as if the CQ were full and there were no memory
 };
 
 struct FaultName {
@@ -98,6 +100,7 @@ constexpr FaultName kFaults[] = {
     {"more", &Chances::more},                     {"stray", &Chances::stray},
     {"stale_flag", &Chances::stale_flag},
     {"no_buffers", &Chances::no_buffers},         {"failed_set_up", &Chances::failed_set_up},
+    {"dropped", &Chances::dropped},
 };
 
 class SimulatedKernel {

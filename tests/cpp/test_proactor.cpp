@@ -1625,6 +1625,133 @@ TEST_CASE("drain: from another thread where the ring takes it") {
   }
 }
 
+// -- completions that the kernel drops --
+
+TEST_CASE("dropped: polls go on and a send in doubt ends with EBADR") {
+  for (Rung rung : kRungs) {
+    CAPTURE(rung_name(rung));
+    Simulation simulation(rung);
+    SimulatedKernel& kernel = simulation.kernel;
+    Proactor& proactor = simulation.proactor;
+    const std::size_t files = kernel.open_files();
+    auto [ours, theirs] = kernel.stream_pair(4);
+    auto [other, their_other] = kernel.stream_pair();
+    const std::string bytes = some_bytes(10);
+    const std::int64_t poll = proactor.start_poll(Kind::kReceive, ours, POLLIN);
+    const std::int64_t silent = proactor.start_poll(Kind::kReceive, other, POLLIN);
+    const std::int64_t polling = proactor.start_send(ours, bytes.data(), bytes.size(), 0);
+    simulation.turn();
+    simulation.turn();
+    CHECK((simulation.operation(polling)->flags & kPolling) != 0);
+    // A send that is out, one that was cancelled, a readiness, and a cancel's answer: all are lost.
+    const std::int64_t lost = proactor.start_send(other, "abc", 3, 0);
+    const std::int64_t cancelled = proactor.start_poll(Kind::kReceive, other, POLLIN);
+    simulation.turn();
+    kernel.put(theirs, "x");
+    proactor.cancel(static_cast<std::uint64_t>(cancelled), -EBADF);
+    const std::int64_t also_lost = proactor.start_send(other, "def", 3, 0);
+    CHECK(simulation.collector.has(lost));
+    kernel.chances.dropped = 1000;
+    CHECK(simulation.turn(-1) == 0);
+    kernel.chances.dropped = 0;
+    CHECK(kernel.taken.dropped >= 3);
+    CHECK(simulation.collector.until_all({also_lost, poll, cancelled}, 3));
+    CHECK(simulation.collector[also_lost].error == -EBADR);
+    CHECK(simulation.collector[also_lost].result == 0);
+    CHECK(simulation.collector[also_lost].abandoned);
+    CHECK(kernel.take(their_other) == "abcdef");
+    CHECK(simulation.collector[poll].error == 0);
+    CHECK(simulation.collector[cancelled].error == -EBADF);
+    CHECK_FALSE(simulation.collector[cancelled].abandoned);
+    // What has not ended goes on as if nothing had been.
+    std::string received;
+    CHECK(simulation.collector.until([&] {
+      received += kernel.take(theirs);
+      return simulation.collector.has(polling);
+    }));
+    CHECK(received + kernel.take(theirs) == bytes);
+    kernel.put(their_other, "x");
+    proactor.wake();
+    CHECK(simulation.collector.until_all({silent}, 3));
+    CHECK(proactor.take_wake());
+    CHECK(proactor.abandoned() == 1);
+    CHECK(proactor.stale_keys() == 0);
+    CHECK(kernel.open_files() == files + 4);
+  }
+}
+
+TEST_CASE("dropped: a wake-up that is lost is not slept over") {
+  Simulation simulation;
+  simulation.turn();
+  simulation.proactor.wake();
+  simulation.kernel.chances.dropped = 1000;
+  CHECK(simulation.turn(-1) == 0);
+  simulation.kernel.chances.dropped = 0;
+  // The descriptor is readable still, and its poll queued.
+  CHECK(simulation.turn(-1) == 0);
+  CHECK(simulation.proactor.take_wake());
+}
+
+TEST_CASE("dropped: a fresh ring that can't be had is asked for again") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  const std::int64_t poll = proactor.start_poll(Kind::kReceive, ours, POLLIN);
+  simulation.turn();
+  simulation.kernel.put(theirs, "x");
+  const int fd = proactor.ring_fd();
+  simulation.kernel.chances.dropped = 1000;
+  simulation.kernel.fail(Call::kSetup, -ENOMEM, 1, 5);
+  const std::int64_t before = proactor.now();
+  CHECK(simulation.turn(-1) == 0);
+  CHECK(proactor.stalled());
+  CHECK_FALSE(proactor.idle());
+  simulation.kernel.chances.dropped = 0;
+  CHECK(simulation.collector.until_all({poll}, 10));
+  CHECK(simulation.collector[poll].error == 0);
+  CHECK(proactor.ring_fd() != fd);
+  CHECK(proactor.now() > before);
+  CHECK(simulation.kernel.mappings() == 2);
+}
+
+TEST_CASE("dropped: another thread that takes over does not send again") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  const std::int64_t send = proactor.start_send(ours, "abc", 3, 0);
+  simulation.kernel.chances.dropped = 1000;
+  REQUIRE(proactor.prepare() == 0);
+  REQUIRE(proactor.enter(false, 0) == 0);
+  simulation.kernel.chances.dropped = 0;
+  simulation.kernel.thread = 2;
+  REQUIRE(proactor.bind_thread() == 0);
+  CHECK(simulation.collector.until_all({send}, 3));
+  CHECK(simulation.collector[send].error == -EBADR);
+  CHECK(simulation.kernel.take(theirs) == "abc");
+}
+
+TEST_CASE("dropped: drain, settle and close come to their ends") {
+  for (Rung rung : kRungs) {
+    CAPTURE(rung_name(rung));
+    Simulation simulation(rung);
+    Proactor& proactor = simulation.proactor;
+    auto [ours, theirs] = simulation.kernel.stream_pair();
+    auto [other, their_other] = simulation.kernel.stream_pair();
+    std::vector<std::int64_t> keys;
+    for (int fd : {ours, other, ours, other})
+      keys.push_back(proactor.start_poll(Kind::kReceive, fd, POLLIN));
+    simulation.turn();
+    simulation.kernel.chances.dropped = 500;
+    proactor.settle(ours);
+    CHECK(proactor.drain(1000 * kMillisecond) == 0);
+    proactor.close();
+    simulation.collector.collect();
+    for (std::int64_t key : keys) CHECK(simulation.collector[key].error == -ECANCELED);
+    CHECK(simulation.kernel.taken.dropped > 0);
+    CHECK(simulation.kernel.put(theirs, "x") + simulation.kernel.put(their_other, "x") == 2);
+  }
+}
+
 // -- the end --
 
 TEST_CASE("settle: a close that follows really closes") {
