@@ -270,7 +270,9 @@ std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length
   if (length < shortest) return 0;
   for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
        slot = table_.next_on(table_.at(slot))) {
-    if (owns_buffer(table_.at(slot)->kind)) return 0;
+    const Operation* other = table_.at(slot);
+    const bool over = other->state != State::kQueued && other->state != State::kInFlight;
+    if (owns_buffer(other->kind) && !over) return 0;
   }
   const std::int64_t result =
       kernel_.send(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,

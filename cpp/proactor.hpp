@@ -95,7 +95,7 @@ class Proactor {
 
   // Send now what fits without waiting: the bytes that are out, or -errno.  0 for what goes better
   // through the ring: less than `shortest`, which costs less in a batch, and what must wait behind
-  // another send on the descriptor.
+  // another send on the descriptor that is not over.
   std::int64_t send_now(int fd, const void* buffer, std::uint64_t length,
                         std::uint32_t message_flags, std::uint64_t shortest = kSendNow) noexcept;
 

@@ -435,6 +435,28 @@ TEST_CASE("send_now: sends what fits and leaves the rest to the ring") {
 
 // -- readiness --
 
+TEST_CASE("send_now: one that is over is in nobody's way though its owner has not looked yet") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  Completion completion;
+  proactor.start_send(ours, "ab", 2, 0);
+  CHECK(proactor.send_now(ours, "cd", 2, 0, 1) == 0);  // queued
+  REQUIRE(proactor.prepare() == 0);
+  CHECK(proactor.send_now(ours, "cd", 2, 0, 1) == 0);  // in flight
+  REQUIRE(proactor.enter(false, 0) == 0);
+  proactor.reap();
+  CHECK(proactor.send_now(ours, "cd", 2, 0, 1) == 2);  // completed
+  REQUIRE(proactor.next(&completion));
+  CHECK(proactor.send_now(ours, "ef", 2, 0, 1) == 2);  // taken
+  proactor.release(completion.key);
+  CHECK(simulation.kernel.take(theirs) == "abcdef");
+  // Cancelled before the kernel saw it.
+  proactor.cancel(static_cast<std::uint64_t>(proactor.start_send(ours, "gh", 2, 0)));
+  CHECK(proactor.send_now(ours, "ij", 2, 0, 1) == 2);
+  CHECK(simulation.kernel.take(theirs) == "ij");
+}
+
 TEST_CASE("start_poll: completes with what is ready and takes nothing") {
   for (Rung rung : kRungs) {
     CAPTURE(rung_name(rung));
