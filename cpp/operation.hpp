@@ -45,15 +45,16 @@ enum class State : std::uint8_t {
   kTaken,      // handed out by next(): to be released, or queued again
 };
 
-enum Flag : std::uint8_t {
+enum Flag : std::uint16_t {
   kCancelWanted = 1 << 0,  // asked to end; the next final CQE is the last
-  kCancelQueued = 1 << 1,  // on the list of cancels to submit
+  kCancelListed = 1 << 1,  // on the list of cancels to submit
   kPolling = 1 << 2,       // of a sending kind: in flight is a POLL_ADD, not the send itself
   kWatched = 1 << 3,       // somebody can be asked whether its descriptor is still open
   kAbandoned = 1 << 4,     // its ring closed before the final CQE: the kernel may hold the buffer
   kMayWait = 1 << 5,       // of a write: its file can't be asked not to wait for room
   kByReadiness = 1 << 6,   // it waits in the set of Readiness, and not by a POLL_ADD
   kRepeated = 1 << 7,      // ... and goes on waiting whenever it was told
+  kCancelArmed = 1 << 8,   // the SQE of its cancel is written
 };
 
 // What a sendto needs at addresses that stay put until the final CQE.
@@ -73,7 +74,9 @@ struct Operation {
   // All operations on one descriptor.
   std::uint32_t fd_next = kNoSlot;
   std::uint32_t fd_previous = kNoSlot;
+  // The list of cancels.
   std::uint32_t cancel_next = kNoSlot;
+  std::uint32_t cancel_previous = kNoSlot;
 
   std::uint32_t slot = kNoSlot;
   std::uint32_t generation = 0;
@@ -99,7 +102,7 @@ struct Operation {
   std::uint16_t retries = 0;  // re-arms in a row without progress
   Kind kind = Kind::kNone;
   State state = State::kFree;
-  std::uint8_t flags = 0;
+  std::uint16_t flags = 0;
 
   std::uint64_t key() const noexcept {
     return (static_cast<std::uint64_t>(generation) << 32) | slot;

@@ -118,14 +118,32 @@ void OperationTable::abandon_addresses() noexcept {
   address_slabs_.clear();
 }
 
-void OperationTable::push(OperationList* list, Operation* operation) noexcept {
-  operation->next = kNoSlot;
-  operation->previous = list->tail;
+template <OperationTable::Link next, OperationTable::Link previous>
+void OperationTable::append(OperationList* list, Operation* operation) noexcept {
+  operation->*next = kNoSlot;
+  operation->*previous = list->tail;
   if (list->tail != kNoSlot)
-    at(list->tail)->next = operation->slot;
+    at(list->tail)->*next = operation->slot;
   else
     list->head = operation->slot;
   list->tail = operation->slot;
+}
+
+template <OperationTable::Link next, OperationTable::Link previous>
+void OperationTable::remove(OperationList* list, Operation* operation) noexcept {
+  if (operation->*previous != kNoSlot)
+    at(operation->*previous)->*next = operation->*next;
+  else
+    list->head = operation->*next;
+  if (operation->*next != kNoSlot)
+    at(operation->*next)->*previous = operation->*previous;
+  else
+    list->tail = operation->*previous;
+  operation->*next = operation->*previous = kNoSlot;
+}
+
+void OperationTable::push(OperationList* list, Operation* operation) noexcept {
+  append<&Operation::next, &Operation::previous>(list, operation);
 }
 
 Operation* OperationTable::pop(OperationList* list) noexcept {
@@ -136,15 +154,15 @@ Operation* OperationTable::pop(OperationList* list) noexcept {
 }
 
 void OperationTable::unlink(OperationList* list, Operation* operation) noexcept {
-  if (operation->previous != kNoSlot)
-    at(operation->previous)->next = operation->next;
-  else
-    list->head = operation->next;
-  if (operation->next != kNoSlot)
-    at(operation->next)->previous = operation->previous;
-  else
-    list->tail = operation->previous;
-  operation->next = operation->previous = kNoSlot;
+  remove<&Operation::next, &Operation::previous>(list, operation);
+}
+
+void OperationTable::push_cancel(OperationList* list, Operation* operation) noexcept {
+  append<&Operation::cancel_next, &Operation::cancel_previous>(list, operation);
+}
+
+void OperationTable::unlink_cancel(OperationList* list, Operation* operation) noexcept {
+  remove<&Operation::cancel_next, &Operation::cancel_previous>(list, operation);
 }
 
 }  // namespace uring

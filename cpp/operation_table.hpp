@@ -14,7 +14,7 @@
 
 namespace uring {
 
-// First-in first-out, linked through Operation::next and previous.
+// First-in first-out, linked through Operation::next and previous, or cancel_next and cancel_previous.
 struct OperationList {
   std::uint32_t head = kNoSlot;
   std::uint32_t tail = kNoSlot;
@@ -51,6 +51,9 @@ class OperationTable {
   void push(OperationList* list, Operation* operation) noexcept;
   Operation* pop(OperationList* list) noexcept;
   void unlink(OperationList* list, Operation* operation) noexcept;
+  // The same for the list of cancels, which an operation is on while it is in flight.
+  void push_cancel(OperationList* list, Operation* operation) noexcept;
+  void unlink_cancel(OperationList* list, Operation* operation) noexcept;
 
   // The first operation on a descriptor, or kNoSlot.  next_on() goes on from there.
   std::uint32_t first_on(int fd) const noexcept {
@@ -90,6 +93,11 @@ class OperationTable {
     while (slot != kNoSlot && at(slot)->fd != fd) slot = at(slot)->fd_next;
     return slot;
   }
+  using Link = std::uint32_t Operation::*;
+  template <Link next, Link previous>
+  void append(OperationList* list, Operation* operation) noexcept;
+  template <Link next, Link previous>
+  void remove(OperationList* list, Operation* operation) noexcept;
   bool grow() noexcept;
 
   using Slab = std::unique_ptr<Operation[]>;

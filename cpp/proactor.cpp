@@ -35,6 +35,11 @@ constexpr int kSettleTurns = 8;
 constexpr unsigned kUnasked = 20;
 // More than any ring has in flight.
 constexpr unsigned kAllCompletions = 1u << 30;
+// How long close() waits for another thread to come out of enter(), which a wake() ends at once.
+constexpr std::int64_t kExitPatience = 5000000000;
+constexpr std::int64_t kExitPause = 20000;
+// How long a turn waits, at most, for a kernel that takes no submissions.
+constexpr std::int64_t kBackOff = 1000000;
 // Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
 constexpr int kOverflowTries = 8;
 
@@ -59,6 +64,7 @@ int Proactor::init(const Features& features, unsigned submission_entries,
   completion_entries_ = completion_entries;
   fork_count_ = kernel_.fork_count(kernel_.self);
   thread_ = 0;
+  door_ = 0;
   int error = ring_.init(features_, submission_entries_, completion_entries_, kMemoryPatience);
   if (error < 0) return error;
   error = readiness_.init();
@@ -78,7 +84,7 @@ bool Proactor::forked() const noexcept {
 }
 
 bool Proactor::bound_here() const noexcept {
-  if (!ring_.is_open() || forked() || thread_ == 0) return false;
+  if (!ring_.is_open() || forked() || thread_ == 0 || occupied()) return false;
   return !ring_.single_issuer() || thread_ == kernel_.thread_id(kernel_.self);
 }
 
@@ -87,35 +93,45 @@ int Proactor::bind_thread(bool force) noexcept {
   if (forked()) return -EOWNERDEAD;
   const int thread = kernel_.thread_id(kernel_.self);
   if (thread == thread_ && !force) return 0;
+  if (occupied()) return -EBUSY;
   int error = 0;
-  if (thread_ == 0)
+  if (thread_ == 0) {
     error = ring_.enable();
-  else if (ring_.single_issuer())
-    error = move_to_fresh_ring();
+  } else if (ring_.single_issuer()) {
+    Ring fresh(kernel_);
+    error = make_fresh_ring(&fresh, kMemoryPatience);
+    if (error >= 0) move_to(std::move(fresh));
+  }
   if (error < 0) return error;
   thread_ = thread;
   ++run_;
   return 0;
 }
 
-int Proactor::move_to_fresh_ring() noexcept {
-  Ring fresh(kernel_);
-  int error = fresh.init(features_, submission_entries_, completion_entries_, kMemoryPatience);
-  if (error >= 0) error = fresh.enable();
-  if (error < 0) return error;
+int Proactor::make_fresh_ring(Ring* fresh, std::int64_t patience_ns) const noexcept {
+  const int error = fresh->init(features_, submission_entries_, completion_entries_, patience_ns);
+  return error < 0 ? error : fresh->enable();
+}
+
+void Proactor::move_to(Ring&& fresh) noexcept {
   io_uring_cqe cqe;
   while (ring_.pop(&cqe)) dispatch(cqe);
+  const bool dropped = ring_.dropped();
   ring_ = std::move(fresh);
   wake_armed_ = readiness_armed_ = false;
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
     if (operation->state != State::kInFlight) continue;
-    if (operation->flags & kCancelWanted)
-      disown(operation);
-    else
+    const bool sending = owns_buffer(operation->kind) && !(operation->flags & kPolling);
+    if (operation->flags & kCancelWanted) {
+      disown(operation, -ECANCELED);
+    } else if (sending && dropped) {
+      disown(operation, -EBADR);
+    } else {
+      come_back(operation);
       queue_again(operation);
+    }
   }
-  return 0;
 }
 
 // -- starting --
@@ -138,12 +154,12 @@ std::int64_t Proactor::start_wait(Kind kind, int fd, std::uint32_t mask, bool re
   Operation* operation = table_.allocate(kind, fd);
   if (operation == nullptr) return -ENOMEM;
   operation->poll_mask = mask;
-  operation->flags |= static_cast<std::uint8_t>(kByReadiness | (repeated ? kRepeated : 0));
+  operation->flags |= static_cast<std::uint16_t>(kByReadiness | (repeated ? kRepeated : 0));
   begin_flight(operation, State::kWaiting);
   operation->started_ns = now();
   const int error = ask_for_readiness(fd, operation);
   if (error < 0) {
-    end_flight(operation);
+    come_back(operation);
     operation->state = State::kTaken;
     table_.release(operation);
     return error;
@@ -232,20 +248,12 @@ void Proactor::watch(std::uint64_t key) noexcept {
 
 // -- readiness --
 
-// Both ways out of a queue and back: what is watched is on a list in between.
+// Into flight, or into the readiness set: what is watched is on a list until it comes back.
 void Proactor::begin_flight(Operation* operation, State state) noexcept {
   operation->state = state;
   if (!(operation->flags & kWatched)) return;
   table_.push(&watching_, operation);
   ++watched_;
-}
-
-void Proactor::end_flight(Operation* operation) noexcept {
-  if (operation->state != State::kInFlight && operation->state != State::kWaiting) return;
-  if (operation->state == State::kInFlight) --in_flight_;
-  if (!(operation->flags & kWatched)) return;
-  table_.unlink(&watching_, operation);
-  --watched_;
 }
 
 std::uint32_t Proactor::look_at_next() noexcept {
@@ -299,6 +307,7 @@ void Proactor::lose_file(int fd, const Operation* but) noexcept {
     operation->flags |= kCancelWanted;
     operation->cancel_error = -EBADF;
     if (operation->state != State::kWaiting) continue;
+    come_back(operation);
     complete(operation, -EBADF, 0);
   }
 }
@@ -327,6 +336,7 @@ void Proactor::tell_ready(int fd, std::uint32_t events) noexcept {
         left = true;
         continue;
       }
+      come_back(operation);
       complete(operation, 0, holds);
     }
   }
@@ -353,6 +363,7 @@ void Proactor::cancel(std::uint64_t key, int error) noexcept {
     operation->cancel_error = error;
   }
   if (operation->state == State::kWaiting) {
+    come_back(operation);
     complete(operation, operation->cancel_error, 0);
   }
   // What is left of a single interest is told to nobody, once.
@@ -361,14 +372,15 @@ void Proactor::cancel(std::uint64_t key, int error) noexcept {
     table_.unlink(&queued_, operation);
     // What was out before a short send was queued again is told.
     complete(operation, operation->cancel_error, static_cast<std::int64_t>(operation->done));
-  } else if (operation->state == State::kInFlight && !(operation->flags & kCancelQueued)) {
-    try {
-      cancels_.push_back(key);
-    } catch (const std::bad_alloc&) {
-      return;  // it then ends by itself, or at close(): late, but never wrong
-    }
-    operation->flags |= kCancelQueued;
+  } else if (operation->state == State::kInFlight &&
+             !(operation->flags & (kCancelListed | kCancelArmed))) {
+    list_cancel(operation);
   }
+}
+
+void Proactor::list_cancel(Operation* operation) noexcept {
+  operation->flags |= kCancelListed;
+  table_.push_cancel(&cancels_, operation);
 }
 
 void Proactor::cancel_fd(int fd, int error) noexcept {
@@ -395,10 +407,9 @@ std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length
   if (length < kSendNow) return 0;
   for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
        slot = table_.next_on(table_.at(slot))) {
-    const Operation* operation = table_.at(slot);
-    if (owns_buffer(operation->kind) &&
-        (operation->state == State::kQueued || operation->state == State::kInFlight))
-      return 0;
+    const Operation* other = table_.at(slot);
+    const bool over = other->state != State::kQueued && other->state != State::kInFlight;
+    if (owns_buffer(other->kind) && !over) return 0;
   }
   const std::int64_t result =
       kernel_.send(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,
@@ -463,23 +474,34 @@ std::int64_t Proactor::send_file(std::uint64_t key) noexcept {
 // -- completions --
 
 void Proactor::complete(Operation* operation, int error, std::int64_t result) noexcept {
-  end_flight(operation);
   operation->error = error;
   operation->result = result;
   operation->state = State::kCompleted;
   table_.push(&completed_, operation);
 }
 
+// Out of flight, or out of the readiness set: every operation that was there comes through here, and has
+// no cancel to wait for.
+void Proactor::come_back(Operation* operation) noexcept {
+  assert(operation->state == State::kInFlight || operation->state == State::kWaiting);
+  if (operation->flags & kWatched) {
+    table_.unlink(&watching_, operation);
+    --watched_;
+  }
+  if (operation->state == State::kWaiting) return;
+  --in_flight_;
+  if (operation->flags & kCancelListed) table_.unlink_cancel(&cancels_, operation);
+  operation->flags &= static_cast<std::uint16_t>(~(kCancelListed | kCancelArmed));
+}
+
 void Proactor::queue_again(Operation* operation) noexcept {
-  end_flight(operation);
-  operation->flags &= static_cast<std::uint8_t>(~kCancelQueued);
   operation->state = State::kQueued;
   table_.push(&queued_, operation);
 }
 
 // The final CQE of an operation in flight.
 void Proactor::finish(Operation* operation, int result) noexcept {
-  operation->flags &= static_cast<std::uint8_t>(~kCancelQueued);
+  come_back(operation);
   const bool sending = owns_buffer(operation->kind);
   const bool polled = !sending || (operation->flags & kPolling);
   if (sending && !polled && result > 0) {
@@ -519,7 +541,7 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   } else if (sending) {
     // Writable at last: the rest.  Short: there is no room for it now.
     if (polled)
-      operation->flags &= static_cast<std::uint8_t>(~kPolling);
+      operation->flags &= static_cast<std::uint16_t>(~kPolling);
     else
       operation->flags |= kPolling;
     queue_again(operation);
@@ -530,11 +552,15 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   }
 }
 
+void Proactor::hear_wake() noexcept {
+  std::uint64_t count;
+  if (kernel_.read(kernel_.self, wake_fd_, &count, sizeof(count)) > 0) woken_ = true;
+}
+
 void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
   if (cqe.user_data == kCancelKey) return;  // 0, -ENOENT and -EALREADY alike: the target's CQE counts
   if (cqe.user_data == kWakeKey) {
-    std::uint64_t count;
-    kernel_.read(kernel_.self, wake_fd_, &count, sizeof(count));
+    hear_wake();
     wake_armed_ = (cqe.flags & IORING_CQE_F_MORE) != 0;
     woken_ = true;
     return;
@@ -552,8 +578,9 @@ void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
 }
 
 // The ring went away before the final CQE came.
-void Proactor::disown(Operation* operation) noexcept {
-  const int error = (operation->flags & kCancelWanted) ? operation->cancel_error : -ECANCELED;
+void Proactor::disown(Operation* operation, int error) noexcept {
+  come_back(operation);
+  if (operation->flags & kCancelWanted) error = operation->cancel_error;
   // A poll reads no memory of ours.  The end of a send is the kernel's affair now.
   // A child never had anything in the kernel.
   if (owns_buffer(operation->kind) && !(operation->flags & kPolling) && !forked()) {
@@ -589,7 +616,7 @@ int Proactor::again(std::uint64_t key) noexcept {
   const int error =
       (operation->flags & kRepeated) ? 0 : ask_for_readiness(operation->fd, operation);
   if (error < 0) {
-    end_flight(operation);
+    come_back(operation);
     operation->state = State::kTaken;
   }
   return error;
@@ -649,20 +676,16 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
 
 // The cancels among what fill() writes.
 bool Proactor::fill_cancels() noexcept {
-  std::size_t written = 0;
-  for (; written < cancels_.size(); ++written) {
-    const std::uint64_t key = cancels_[written];
-    const Operation* operation = peek(static_cast<std::uint32_t>(key));
-    // It may have ended meanwhile.
-    if (operation == nullptr || operation->key() != key || operation->state != State::kInFlight)
-      continue;
+  while (!cancels_.empty()) {
     io_uring_sqe* sqe = ring_.get_sqe();
-    if (sqe == nullptr) break;
-    io_uring_prep_cancel64(sqe, key, 0);
+    if (sqe == nullptr) return false;
+    Operation* operation = table_.at(cancels_.head);
+    table_.unlink_cancel(&cancels_, operation);
+    operation->flags ^= kCancelListed | kCancelArmed;
+    io_uring_prep_cancel64(sqe, operation->key(), 0);
     sqe->user_data = kCancelKey;
   }
-  cancels_.erase(cancels_.begin(), cancels_.begin() + static_cast<std::ptrdiff_t>(written));
-  return cancels_.empty();
+  return true;
 }
 
 // Write SQEs until the SQ is full (false) or nothing is left to write.
@@ -707,9 +730,14 @@ void Proactor::take_back() noexcept {
     } else if (sqe.user_data == kReadinessKey) {
       readiness_armed_ = false;
     } else if (sqe.user_data == kCancelKey) {
-      // Never throws: its place was freed in fill().
-      cancels_.push_back(sqe.addr);
+      // Its target may have ended meanwhile.
+      const std::uint32_t slot = static_cast<std::uint32_t>(sqe.addr);
+      Operation* target = slot < table_.capacity() ? table_.at(slot) : nullptr;
+      if (target == nullptr || target->key() != sqe.addr || !(target->flags & kCancelArmed)) continue;
+      target->flags ^= kCancelArmed;
+      list_cancel(target);
     } else if (Operation* operation = table_.find(sqe.user_data)) {
+      come_back(operation);
       if (operation->flags & kCancelWanted) {
         complete(operation, operation->cancel_error, static_cast<std::int64_t>(operation->done));
       } else {
@@ -725,6 +753,7 @@ int Proactor::prepare() noexcept {
   if (!ring_.is_open()) return -EBADF;
   if (forked()) return -EOWNERDEAD;
   bytes_prepared_ = 0;
+  stalled_ = false;
   while (!fill()) {
     const unsigned before = ring_.submissions_pending();
     int error = enter(false, 0);
@@ -733,8 +762,12 @@ int Proactor::prepare() noexcept {
     if (error < 0) return error;
     // The kernel may want its completions read first (-EBUSY), or be out of memory for now: what
     // did not fit stays queued for the next turn.
-    if (after == before) break;
+    if (after == before) {
+      stalled_ = true;
+      break;
+    }
   }
+  prepared_ = ring_.submissions_pending();
   return 0;
 }
 
@@ -742,10 +775,50 @@ bool Proactor::must_enter() const noexcept {
   return ring_.submissions_pending() != 0 || ring_.completions_deferred();
 }
 
+int Proactor::enter_ring(bool wait, std::int64_t timeout_ns) noexcept {
+  int result = -EBADF;
+  if (!(door_.fetch_or(kInside) & kShut)) result = ring_.enter(wait, timeout_ns);
+  return door_.fetch_and(~kInside) & kShut ? -EBADF : result;
+}
+
 int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
-  int result = ring_.enter(wait, timeout_ns);
-  if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN) return 0;
+  const int result = enter_ring(wait, timeout_ns);
+  if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN || result == -EBADR)
+    return 0;
   return result;
+}
+
+void Proactor::back_off(std::int64_t timeout_ns) noexcept {
+  const std::int64_t nap = timeout_ns < 0 || timeout_ns > kBackOff ? kBackOff : timeout_ns;
+  const int result = enter_ring(true, nap);
+  if (result == -EAGAIN || result == -EBUSY) kernel_.sleep(kernel_.self, nap);
+}
+
+// How many there were.
+unsigned Proactor::fetch_overflowed() noexcept {
+  io_uring_cqe cqe;
+  unsigned count = 0;
+  for (int tries = kOverflowTries; tries > 0 && ring_.overflowed(); --tries) {
+    ring_.enter(false, 0);
+    for (; ring_.pop(&cqe); tries = kOverflowTries) {
+      dispatch(cqe);
+      ++count;
+    }
+  }
+  return count;
+}
+
+// Completions were dropped.  What is still to be had of the others makes fewer sends end in doubt.
+void Proactor::replace_ring() noexcept {
+  io_uring_cqe cqe;
+  while (ring_.pop(&cqe)) dispatch(cqe);
+  fetch_overflowed();
+  Ring fresh(kernel_);
+  // The memory that is wanting may be wanting for this as well: then after a pause.
+  if (make_fresh_ring(&fresh, 0) < 0)
+    stalled_ = true;
+  else
+    move_to(std::move(fresh));
 }
 
 unsigned Proactor::read_completions(unsigned limit) noexcept {
@@ -759,7 +832,10 @@ unsigned Proactor::read_completions(unsigned limit) noexcept {
 }
 
 int Proactor::reap() noexcept {
-  if (ring_.submissions_pending() != 0) take_back();
+  if (const unsigned left = ring_.submissions_pending()) {
+    stalled_ = stalled_ || left == prepared_;
+    take_back();
+  }
   unsigned count = read_completions(kReapLimit);
   // As many as an enter brings by itself, and more are waiting: those that are ready with them.
   if (count >= kUnasked && count < kReapLimit && ring_.completions_deferred()) {
@@ -770,21 +846,17 @@ int Proactor::reap() noexcept {
     readiness_told_ = false;
     collect();
   }
-  io_uring_cqe cqe;
   // What the kernel holds back would be lost with a ring of one issuer when another thread takes
   // over, and sent again: it is fetched while this thread can.
-  for (int tries = kOverflowTries; tries > 0 && ring_.single_issuer() && ring_.overflowed();
-       --tries) {
-    ring_.enter(false, 0);
-    for (; ring_.pop(&cqe); tries = kOverflowTries) {
-      dispatch(cqe);
-      ++count;
-    }
-  }
+  if (ring_.single_issuer() && ring_.overflowed()) count += fetch_overflowed();
+  if (ring_.dropped()) replace_ring();
   // The kernel puts work on its list first and raises TASKRUN then: if the list was run in between,
   // the flag stays up until the next work comes, and a thread that waited for it to fall would spin.
   // To sleep under it is safe: work that has come after all is run before the sleep.
   flag_is_stale_ = count == 0 && ring_.completions_deferred();
+  if (count != 0 && !ring_.dropped()) stalled_ = false;
+  // The poll for it may be among what the kernel does not take.
+  if (stalled_ && !wake_armed_) hear_wake();
   return static_cast<int>(count);
 }
 
@@ -794,6 +866,7 @@ int Proactor::turn(std::int64_t timeout_ns) noexcept {
   const bool wait = timeout_ns != 0 && idle();
   if (wait || must_enter()) error = enter(wait, timeout_ns);
   reap();
+  if (error == 0 && stalled_ && timeout_ns != 0) back_off(timeout_ns);
   return error;
 }
 
@@ -811,10 +884,13 @@ void Proactor::settle(int fd) noexcept {
     fill_cancels();
     // All that is deferred: the end of this one may stand behind that of any number of others.
     const int error = ring_.enter_for(kAllCompletions);
-    if (ring_.submissions_pending() != 0) take_back();
+    const bool refused = ring_.submissions_pending() != 0;
+    if (refused) take_back();
     while (read_completions(kReapLimit) != 0) {
     }
+    if (ring_.dropped()) replace_ring();
     if (error < 0 && !again_later(error)) return;
+    if (refused) back_off(kBackOff);
   }
 }
 
@@ -862,7 +938,7 @@ void Proactor::leave_polls() noexcept {
     Operation* operation = table_.at(slot);
     if (operation->state == State::kInFlight &&
         (!owns_buffer(operation->kind) || (operation->flags & kPolling)))
-      disown(operation);
+      disown(operation, -ECANCELED);
   }
 }
 
@@ -889,13 +965,25 @@ unsigned Proactor::drain(std::int64_t timeout_ns) noexcept {
     int error = prepare();
     if (error >= 0) {
       // Completions that nobody took yet must not keep this from sleeping.
-      const bool wait = !ring_.completions_visible() && queued_.empty() && cancels_.empty();
+      const bool wait = !ring_.completions_visible() && !ring_.dropped() && queued_.empty() &&
+                        cancels_.empty();
       error = enter(wait, left);
     }
     reap();
     if (error < 0 && !again_later(error)) break;
+    if (stalled_) back_off(give_up - now());
   }
   return in_flight_;
+}
+
+// Nobody is in the kernel with the ring from here on.  Its memory, and the number of its descriptor, which
+// may be the next ring's, would be pulled from under his feet.
+void Proactor::shut() noexcept {
+  door_.fetch_or(kShut);
+  for (std::int64_t waited = 0; occupied() && waited < kExitPatience; waited += kExitPause) {
+    wake();
+    kernel_.sleep(kernel_.self, kExitPause);
+  }
 }
 
 void Proactor::close() noexcept {
@@ -905,6 +993,7 @@ void Proactor::close() noexcept {
     readiness_.forget();
     wake_fd_ = -1;
   } else if (ring_.is_open()) {
+    shut();
     // What is posted is over: its result stands, and its buffer is free.
     io_uring_cqe cqe;
     while (ring_.pop(&cqe)) dispatch(cqe);
@@ -920,12 +1009,12 @@ void Proactor::close() noexcept {
       table_.unlink(&queued_, operation);
       complete(operation, -ECANCELED, static_cast<std::int64_t>(operation->done));
     } else if (operation->state == State::kInFlight) {
-      disown(operation);
+      disown(operation, -ECANCELED);
     } else if (operation->state == State::kWaiting) {
+      come_back(operation);
       complete(operation, -ECANCELED, 0);
     }
   }
-  cancels_.clear();
 }
 
 const Operation* Proactor::peek(std::uint32_t slot) const noexcept {

@@ -9,19 +9,23 @@
 //  - an operation may start before the ring has a thread;
 //  - no descriptor number waits in an SQE while somebody closes it: SQEs that the kernel has left
 //    (-EAGAIN, -EBUSY, a short submit) are taken back in reap().
-// Only enter() may run beside other calls (without the GIL): it touches nothing but the ring.
+// Only enter() may run beside other calls (without the GIL): it touches nothing but the ring.  close()
+// beside it wakes who sleeps there and waits until he is out, and bind_thread() refuses.
 //
 // Receiving kinds wait for readiness (POLL_ADD) and are then completed by receive() and the like,
 // called by who takes the bytes.  Sending kinds give the kernel the caller's buffer and complete
 // when all of it is out; short sends, -EAGAIN and -EINTR are resumed here.  What waits on a
 // descriptor that belongs to the user waits in an epoll set instead (start_wait(), Readiness):
 // there it holds no file open, begins at once, and ends at once.
+//
+// A kernel without memory drops completions, and does not say which: all that waits is then queued again
+// on a fresh ring, but of what sends nobody knows how much is out, and it ends with -EBADR.
 #pragma once
 
 #include <sys/socket.h>
 
+#include <atomic>
 #include <cstdint>
-#include <vector>
 
 #include "features.hpp"
 #include "kernel.hpp"
@@ -64,6 +68,8 @@ class Proactor {
   // is done only while its thread is in the kernel.  `force` says that the kernel refused this
   // thread (-EEXIST: a new thread got the old one's number).  0 or -errno.
   int bind_thread(bool force = false) noexcept;
+  // True while another thread is in enter().
+  bool occupied() const noexcept { return (door_.load() & kInside) != 0; }
   // True while the calling thread may take turns.
   bool bound_here() const noexcept;
 
@@ -99,7 +105,7 @@ class Proactor {
 
   // Send now what fits without waiting: the bytes that are out, or -errno.  0 for what goes better
   // through the ring: less than `kSendNow`, which costs less in a batch, and what must wait behind
-  // another send on the descriptor.
+  // another send on the descriptor that is not over.
   std::int64_t send_now(int fd, const void* buffer, std::uint64_t length,
                         std::uint32_t message_flags) noexcept;
 
@@ -127,7 +133,7 @@ class Proactor {
   bool idle() const noexcept { return queued_.empty() && cancels_.empty() && quiet(); }
   // The same before prepare(), whatever waits to be submitted.
   bool quiet() const noexcept {
-    return completed_.empty() && !woken_ && !ring_.completions_visible() &&
+    return completed_.empty() && !woken_ && !ring_.completions_visible() && !ring_.dropped() &&
            (flag_is_stale_ || !ring_.completions_deferred());
   }
   // True when an enter is needed even without sleeping.
@@ -135,10 +141,16 @@ class Proactor {
   // True when the SQEs written are to copy more than kLargeCopy.
   bool large_copy() const noexcept { return bytes_prepared_ > kLargeCopy; }
   // Enter the kernel once.  `timeout_ns` below 0: no limit.  0, or -errno; -ETIME, -EBUSY and
-  // -EAGAIN, which a later turn cures, count as 0.
+  // -EAGAIN, which a later turn cures, and -EBADR, which reap() does, count as 0.  -EBADF: closed, perhaps meanwhile.
   int enter(bool wait, std::int64_t timeout_ns) noexcept;
   // Read CQEs, about kReapLimit at most; how many there were.
   int reap() noexcept;
+  // True when the kernel took nothing of what this turn had for it (-EAGAIN, -EBUSY), and had nothing to
+  // give: before the next turn, wait with back_off().
+  bool stalled() const noexcept { return stalled_; }
+  // Sleep until something completes, `timeout_ns` (negative: no limit) or a millisecond at most.  May run
+  // beside other calls, as enter().
+  void back_off(std::int64_t timeout_ns) noexcept;
   // All three at once, for callers without a GIL.
   int turn(std::int64_t timeout_ns) noexcept;
   // Cancel what is on a descriptor and see it end, so that a close(2) that follows really closes.
@@ -161,7 +173,7 @@ class Proactor {
   // of operations still in flight.
   unsigned drain(std::int64_t timeout_ns) noexcept;
   // Close the ring.  What is still in flight completes with -ECANCELED; the buffers that the
-  // kernel may yet read are counted by abandoned().
+  // kernel may yet read are counted by abandoned().  Any thread.
   void close() noexcept;
   bool is_open() const noexcept { return ring_.is_open(); }
   // True in a child forked since the ring was made: it must not be touched there.
@@ -193,7 +205,6 @@ class Proactor {
  private:
   std::int64_t queue(Operation* operation) noexcept;
   void begin_flight(Operation* operation, State state) noexcept;
-  void end_flight(Operation* operation) noexcept;
   bool wants(const Operation* operation) const noexcept;
   int ask_for_readiness(int fd, const Operation* fresh = nullptr) noexcept;
   void lose_file(int fd, const Operation* but) noexcept;
@@ -202,14 +213,22 @@ class Proactor {
   bool fill_cancels() noexcept;
   unsigned read_completions(unsigned limit) noexcept;
   void arm(Operation* operation, io_uring_sqe* sqe) noexcept;
+  void hear_wake() noexcept;
+  void come_back(Operation* operation) noexcept;
+  void list_cancel(Operation* operation) noexcept;
   void queue_again(Operation* operation) noexcept;
   void complete(Operation* operation, int error, std::int64_t result) noexcept;
   void finish(Operation* operation, int result) noexcept;
   void dispatch(const io_uring_cqe& cqe) noexcept;
-  void disown(Operation* operation) noexcept;
+  void disown(Operation* operation, int error) noexcept;
+  int enter_ring(bool wait, std::int64_t timeout_ns) noexcept;
+  void shut() noexcept;
   bool fill() noexcept;
   void take_back() noexcept;
-  int move_to_fresh_ring() noexcept;
+  int make_fresh_ring(Ring* fresh, std::int64_t patience_ns) const noexcept;
+  void move_to(Ring&& fresh) noexcept;
+  unsigned fetch_overflowed() noexcept;
+  void replace_ring() noexcept;
 
   Kernel kernel_;
   Features features_;
@@ -219,7 +238,7 @@ class Proactor {
   OperationList queued_;
   OperationList completed_;
   OperationList watching_;
-  std::vector<std::uint64_t> cancels_;
+  OperationList cancels_;
   std::uint64_t bytes_prepared_ = 0;
   unsigned submission_entries_ = 0;
   unsigned completion_entries_ = 0;
@@ -229,11 +248,16 @@ class Proactor {
   unsigned fork_count_ = 0;
   std::uint32_t run_ = 0;
   int thread_ = 0;  // 0: the ring was never enabled
+  // Of the ring: a thread is in enter(), and nobody may go in any more.
+  static constexpr unsigned kInside = 1, kShut = 2;
+  std::atomic<unsigned> door_{0};
   int wake_fd_ = -1;
   bool wake_armed_ = false;
   bool woken_ = false;
   bool readiness_armed_ = false;
   bool readiness_told_ = false;
+  unsigned prepared_ = 0;  // SQEs that the turn's enter() has to submit
+  bool stalled_ = false;
   // The kernel says that there is deferred work, and the last turn's enter found none.
   bool flag_is_stale_ = false;
 };

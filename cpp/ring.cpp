@@ -28,12 +28,17 @@ void store_release(T* to, T value) noexcept {
 
 }  // namespace
 
-Ring::Ring(Ring&& other) noexcept : kernel_(other.kernel_) { *this = std::move(other); }
+Ring::Ring(Ring&& other) noexcept : kernel_(other.kernel_) {
+  forget();
+  *this = std::move(other);
+}
 
 Ring& Ring::operator=(Ring&& other) noexcept {
   if (this == &other) return *this;
   close();
   kernel_ = other.kernel_;
+  // The pointers of a closed ring are into itself.
+  if (!other.is_open()) return *this;
   fd_ = other.fd_;
   flags_ = other.flags_;
   no_iowait_ = other.no_iowait_;
@@ -49,6 +54,7 @@ Ring& Ring::operator=(Ring&& other) noexcept {
   sq_next_ = other.sq_next_;
   cq_head_ = other.cq_head_;
   cq_tail_ = other.cq_tail_;
+  cq_dropped_ = other.cq_dropped_;
   cq_mask_ = other.cq_mask_;
   cqes_ = other.cqes_;
   other.forget();
@@ -57,8 +63,13 @@ Ring& Ring::operator=(Ring&& other) noexcept {
 
 void Ring::forget() noexcept {
   fd_ = -1;
+  flags_ = 0;
   queues_ = nullptr;
   sqes_ = nullptr;
+  nothing_ = 0;
+  sq_head_ = sq_tail_ = sq_flags_ = cq_head_ = cq_tail_ = cq_dropped_ = &nothing_;
+  sq_mask_ = sq_entries_ = sq_next_ = cq_mask_ = 0;
+  cqes_ = nullptr;
 }
 
 std::size_t Ring::memory_needed(unsigned submission_entries,
@@ -125,12 +136,14 @@ int Ring::map(const io_uring_params& params) noexcept {
   for (unsigned index = 0; index < sq_entries_; ++index) array[index] = index;
   cq_head_ = at<unsigned>(queues_, params.cq_off.head);
   cq_tail_ = at<unsigned>(queues_, params.cq_off.tail);
+  cq_dropped_ = at<unsigned>(queues_, params.cq_off.overflow);
   cq_mask_ = *at<unsigned>(queues_, params.cq_off.ring_mask);
   cqes_ = at<io_uring_cqe>(queues_, params.cq_off.cqes);
   return 0;
 }
 
 int Ring::enable() noexcept {
+  if (!is_open()) return -EBADF;
   if (!(flags_ & IORING_SETUP_R_DISABLED)) return 0;
   // By hand: liburing 2.3's shared library does not export io_uring_enable_rings().
   int error = kernel_->register_(kernel_->self, fd_, IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
@@ -161,6 +174,8 @@ io_uring_sqe* Ring::get_sqe() noexcept {
 unsigned Ring::submissions_pending() const noexcept { return sq_next_ - load_acquire(sq_head_); }
 
 const io_uring_sqe& Ring::pending_sqe(unsigned index) const noexcept {
+  static const io_uring_sqe none{};
+  if (index >= submissions_pending()) return none;
   return sqes_[(load_acquire(sq_head_) + index) & sq_mask_];
 }
 
@@ -170,6 +185,7 @@ void Ring::retract() noexcept {
 }
 
 int Ring::enter(bool wait, std::int64_t timeout_ns) noexcept {
+  if (!is_open()) return -EBADF;
   store_release(sq_tail_, sq_next_);
   // GETEVENTS even without a wait: only with it does the kernel run deferred work and bring
   // overflowed completions back.
@@ -187,6 +203,7 @@ int Ring::enter(bool wait, std::int64_t timeout_ns) noexcept {
 }
 
 int Ring::enter_for(unsigned completions) noexcept {
+  if (!is_open()) return -EBADF;
   store_release(sq_tail_, sq_next_);
   __kernel_timespec at_once{0, 0};
   io_uring_getevents_arg argument;
@@ -204,6 +221,10 @@ bool Ring::completions_deferred() const noexcept {
 
 bool Ring::overflowed() const noexcept {
   return (__atomic_load_n(sq_flags_, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW) != 0;
+}
+
+bool Ring::dropped() const noexcept {
+  return __atomic_load_n(cq_dropped_, __ATOMIC_RELAXED) != 0;
 }
 
 bool Ring::completions_visible() const noexcept {

@@ -6,7 +6,11 @@
 //    takes no submission (-EBADFD), and from another thread every enter fails with -EEXIST;
 //  - with DEFER_TASKRUN completions appear in the CQ only while that thread is in
 //    io_uring_enter(2) with GETEVENTS; SQ_TASKRUN says that some are waiting to;
-//  - IORING_FEAT_NODROP: completions that find the CQ full are kept by the kernel until an enter.
+//  - IORING_FEAT_NODROP: completions that find the CQ full are kept by the kernel until an enter, if it
+//    has the memory for them: else they are dropped, and counted (-EBADR, once, is all it says).
+//
+// A closed ring is an empty one: it has no SQE to give, nothing is pending in it and nothing visible,
+// and an enter says -EBADF.  So nobody has to ask first.
 #pragma once
 
 #include "features.hpp"
@@ -19,7 +23,7 @@ class Ring {
   static constexpr unsigned kSubmissionEntries = 512;
   static constexpr unsigned kCompletionEntries = 2048;
 
-  explicit Ring(const Kernel& kernel) noexcept : kernel_(&kernel) {}
+  explicit Ring(const Kernel& kernel) noexcept : kernel_(&kernel) { forget(); }
   ~Ring() { close(); }
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
@@ -51,7 +55,7 @@ class Ring {
   io_uring_sqe* get_sqe() noexcept;
   // SQEs that the kernel has not consumed yet.
   unsigned submissions_pending() const noexcept;
-  // The one at `index` of those, from 0 on.
+  // The one at `index` of those, from 0 on; one of zeros where there is none.
   const io_uring_sqe& pending_sqe(unsigned index) const noexcept;
   // Take them back: they will not be submitted.
   void retract() noexcept;
@@ -65,6 +69,8 @@ class Ring {
   // True when the kernel holds completions that only an enter can bring into the CQ.
   bool completions_deferred() const noexcept;
   bool overflowed() const noexcept;
+  // True when completions were dropped; nobody knows which.
+  bool dropped() const noexcept;
   bool completions_visible() const noexcept;
   // Copy the oldest completion and free its place; false when the CQ is empty.
   bool pop(io_uring_cqe* completion) noexcept;
@@ -83,17 +89,21 @@ class Ring {
   io_uring_sqe* sqes_ = nullptr;
   std::size_t sqes_size_ = 0;
 
-  unsigned* sq_head_ = nullptr;
-  unsigned* sq_tail_ = nullptr;
-  unsigned* sq_flags_ = nullptr;
+  // Into the mapping; to `nothing_` while the ring is closed.
+  unsigned* sq_head_;
+  unsigned* sq_tail_;
+  unsigned* sq_flags_;
   unsigned sq_mask_ = 0;
   unsigned sq_entries_ = 0;
   unsigned sq_next_ = 0;  // our tail; published by enter()
 
-  unsigned* cq_head_ = nullptr;
-  unsigned* cq_tail_ = nullptr;
+  unsigned* cq_head_;
+  unsigned* cq_tail_;
+  unsigned* cq_dropped_;
   unsigned cq_mask_ = 0;
   io_uring_cqe* cqes_ = nullptr;
+
+  unsigned nothing_;
 };
 
 }  // namespace uring

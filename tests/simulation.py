@@ -43,7 +43,7 @@ HARMLESS = {
     "stale_flag": 300,
 }
 # These are errors of the operation, or of making or moving the loop.
-VISIBLE = {"no_buffers": 100, "failed_set_up": 300}
+VISIBLE = {"no_buffers": 100, "failed_set_up": 300, "dropped": 50}
 
 
 @functools.cache

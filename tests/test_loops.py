@@ -556,6 +556,36 @@ async def test_debug_mode_refuses_blocking_sockets(loop, pair):
     loop.set_debug(False)
 
 
+@pytest.mark.uringloop_only
+@pytest.mark.parametrize("rung", [0, 1, 2])
+@pytest.mark.parametrize("who", ["a thread", "a signal handler"])
+def test_proactor_closed_under_a_sleeping_loop(rung, who):
+    """Nobody may do that. The run ends with an error, and the process lives on."""
+    proactor = uringloop.IouringProactor(rung)
+    loop = uringloop.IouringProactorEventLoop(proactor)
+    asleep = threading.Event()
+
+    def close_proactor():
+        asleep.wait()
+        # Asleep, or about to be.
+        if who == "a thread":
+            proactor.close()
+        else:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: proactor.close())
+    thread = threading.Thread(target=close_proactor)
+    thread.start()
+    try:
+        loop.call_soon(asleep.set)
+        with pytest.raises(RuntimeError, match="closed"):
+            loop.run_forever()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        loop.close()
+
+
 # -- Ctrl-C --
 
 

@@ -12,6 +12,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -297,6 +299,67 @@ def test_signal_ends_a_sleep():
         assert loop.remove_signal_handler(signal.SIGUSR1)
 
 
+# In a process of its own: with the GIL held for good, nobody could tell.
+STALLED = """
+import asyncio, errno, os, signal, socket, sys, threading
+import simulation, uringloop
+
+how, error, rung = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+simulated = simulation.Simulation(1)
+simulated.kernel.set_limit("largest_sq", 4)
+loop = uringloop.IouringProactorEventLoop(uringloop.IouringProactor(rung, kernel=simulated.kernel.capsule))
+pairs = [socket.socketpair() for _ in range(20)]
+
+async def program():
+    for a, b in pairs:
+        a.setblocking(False)
+    receives = [asyncio.ensure_future(loop.sock_recv(a, 1)) for a, b in pairs]
+    simulated.kernel.set_limit("submit_error", error)
+    if how == "timer":
+        await asyncio.sleep(0.01)
+    elif how == "thread":
+        # It gives the GIL away and wants it back, and wakes the loop.
+        assert await loop.run_in_executor(None, lambda: [os.stat("/").st_dev for _ in range(1000)])
+    elif how == "signal":
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            await loop.create_future()
+        finally:
+            timer.join()
+    simulated.kernel.set_limit("submit_error", 0)
+    for a, b in pairs:
+        b.send(b"x")
+    assert await asyncio.gather(*receives) == 20 * [b"x"]
+
+try:
+    loop.run_until_complete(program())
+except KeyboardInterrupt:
+    assert how == "signal"
+    simulated.kernel.set_limit("submit_error", 0)
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.wait(tasks))
+loop.close()
+for a, b in pairs:
+    a.close()
+    b.close()
+print(*simulated.problems(), "done")
+"""
+
+
+@pytest.mark.parametrize("rung", [0, 1, 2])
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.EBUSY], ids=errno.errorcode.get)
+@pytest.mark.parametrize("how", ["timer", "thread", "signal"])
+def test_kernel_that_takes_nothing_stops_nobody_else(how, error, rung):
+    """More is queued than the SQ holds: timers, threads and signals go on, and the sockets do when they can."""
+    simulation.module()
+    child = subprocess.run([sys.executable, "-c", STALLED, how, str(error), str(rung)],
+                           cwd=simulation.ROOT / "tests", capture_output=True, text=True, timeout=60)
+    assert (child.returncode, child.stdout.strip(), child.stderr) == (0, "done", "")
+
+
 def test_request_holds_its_file():
     """Closed beside an operation of the ring, a socket stays open in the kernel until that ends."""
     with simulated_loop(1, faults=False) as (loop, kernel):
@@ -351,6 +414,47 @@ def test_send_without_buffers_fails_and_tells_nothing_else(seed):
     with simulated_loop(seed, faults) as (loop, kernel):
         failed = loop.run_until_complete(program())
         assert failed == kernel.taken["no_buffers"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dropped_completions_end_what_is_in_doubt(seed):
+    """A kernel without memory loses completions: a connection goes on as if nothing had been, or ends with an error."""
+    data = some_bytes(20_000, seed)
+
+    async def program():
+        loop = asyncio.get_running_loop()
+        ended = 0
+        for _ in range(60):
+            a, b = socket.socketpair()
+            with b:
+                b.setblocking(False)
+                receiving = asyncio.create_task(read_all(loop, b))
+                reader, writer = await asyncio.open_connection(sock=a)
+                try:
+                    for start in range(0, len(data), 4000):
+                        writer.write(data[start:start + 4000])
+                        await turns(1)
+                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()
+                except OSError as exc:
+                    # Streams say it in words of their own where drain() sees the end come.
+                    assert exc.errno == errno.EBADR or isinstance(exc, ConnectionResetError)
+                    ended += 1
+                    assert data.startswith(await receiving)
+                else:
+                    assert await receiving == data
+        return ended
+
+    faults = simulation.drawn_chances(seed) | {"dropped": 100}
+    kept = len(_overlapped._kept_for_good)
+    with simulated_loop(seed, faults) as (loop, kernel):
+        ended = loop.run_until_complete(asyncio.wait_for(program(), TIME_LIMIT))
+        assert ended
+        assert kernel.taken["dropped"] > ended
+    # The kernel may read them still, for all that is known.
+    assert len(_overlapped._kept_for_good) == kept + ended
+    del _overlapped._kept_for_good[kept:]
 
 
 def in_thread(function, *arguments):

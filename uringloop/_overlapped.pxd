@@ -1,6 +1,6 @@
 # What uring_events.pyx needs of _overlapped.pyx.
 from cpython.buffer cimport Py_buffer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 
 from ._sockaddr cimport sockaddr_storage
@@ -35,7 +35,7 @@ cdef extern from "operation.hpp" namespace "uring" nogil:
 
     const char* kind_name(Kind kind)
     cbool owns_buffer(Kind kind)
-    const uint8_t kWatched
+    const uint16_t kWatched
     const uint32_t kNoSlot
 
     cdef cppclass Operation:
@@ -45,7 +45,7 @@ cdef extern from "operation.hpp" namespace "uring" nogil:
         uint64_t done
         Kind kind
         State state
-        uint8_t flags
+        uint16_t flags
         uint64_t key()
 
 
@@ -104,6 +104,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool large_copy()
         int enter(cbool wait, int64_t timeout_ns)
         int reap()
+        cbool stalled()
+        void back_off(int64_t timeout_ns)
         void settle(int fd)
         void send_queued()
         void leave_polls()
@@ -140,8 +142,6 @@ cdef class Ring:
     cdef void* _scratch          # what receives go through, to be copied at their true size
     cdef unsigned long _thread   # who called wait() last
     cdef int64_t _look_due      # when wait() may look at all watched ones again
-    cdef bint _entered          # a thread is in the kernel, without the GIL
-    cdef bint _close_wanted     # by another thread meanwhile
     cdef object __weakref__
 
     cdef int _check(self) except -1
@@ -149,7 +149,6 @@ cdef class Ring:
     cdef int _check_queued(self) except -1
     cdef int64_t _look(self, bint sleep, int64_t timeout_ns)
     cdef int _look_at(self, unsigned count)
-    cdef int _enter(self, bint sleep, int64_t timeout_ns) except? -1
     cdef int _send_queued(self) except -1
     cdef int _close(self) except -1
     cdef int _wait(self, int64_t timeout_ns) except -1

@@ -46,7 +46,7 @@ from ._sockaddr cimport format_address, parse_address
 from .unavailable import explain
 
 cdef extern from "<errno.h>":
-    int EBADF, ECANCELED, EEXIST, EINTR
+    int EBADF, EBUSY, ECANCELED, EEXIST, EINTR
 
 cdef extern from "<poll.h>":
     int POLLIN, POLLOUT
@@ -222,7 +222,7 @@ cdef class Ring:
 
     @property
     def closed(self):
-        return self._close_wanted or not self._proactor.is_open()
+        return not self._proactor.is_open()
 
     @property
     def forked(self):
@@ -232,7 +232,7 @@ cdef class Ring:
     @property
     def bound_here(self):
         """True while the calling thread is the one that takes the ring's turns."""
-        return not self._entered and self._proactor.bound_here()
+        return self._proactor.bound_here()
 
     @property
     def fd(self):
@@ -271,7 +271,7 @@ cdef class Ring:
             raise RuntimeError(
                 "this event loop belongs to the process that made it: after a fork, make a new "
                 "one with uringloop.new_event_loop()")
-        if self._close_wanted or not self._proactor.is_open():
+        if not self._proactor.is_open():
             raise RuntimeError("the ring is closed")
         return 0
 
@@ -285,9 +285,9 @@ cdef class Ring:
     cdef int _bind(self, bint force=False) except -1:
         cdef int error
         self._check()
-        if self._entered:
-            raise RuntimeError("another thread waits for this event loop's completions")
         error = self._proactor.bind_thread(force)
+        if error == -EBUSY:
+            raise RuntimeError("another thread waits for this event loop's completions")
         if error < 0:
             raise explain(-error, memory_needed=CppRing.memory_needed(SQ_ENTRIES, CQ_ENTRIES))
         self._thread = PyThread_get_thread_ident()
@@ -316,6 +316,8 @@ cdef class Ring:
         if timeout_ns > 0:
             deadline = proactor.now() + timeout_ns
         while True:
+            # A signal's handler, another thread, or a socket's fileno() may have closed it.
+            self._check()
             if proactor.first_queued() != kNoSlot:
                 self._check_queued()
             sleep = timeout_ns != 0 and proactor.quiet()
@@ -327,7 +329,8 @@ cdef class Ring:
             sleep = sleep and proactor.idle()
             if error == 0:
                 if sleep or proactor.large_copy():
-                    error = self._enter(sleep, nap_ns)
+                    with nogil:
+                        error = proactor.enter(sleep, nap_ns)
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()
@@ -335,11 +338,13 @@ cdef class Ring:
                 # The thread that the ring belongs to has ended, and this one got its identity.
                 self._bind(True)
                 continue
+            if error == -EBADF:
+                self._check()
             if error < 0 and error != -EINTR:
                 raise _os_error(error)
             if sleep or error == -EINTR:
                 PyErr_CheckSignals()
-                # A handler may have closed the ring, or have come back in a forked child.
+                # A handler may have come back in a forked child.
                 self._check()
             if proactor.take_wake() or proactor.has_completions() or timeout_ns == 0:
                 return 0
@@ -347,18 +352,11 @@ cdef class Ring:
                 timeout_ns = deadline - proactor.now()
                 if timeout_ns <= 0:
                     return 0
-
-    cdef int _enter(self, bint sleep, int64_t timeout_ns) except? -1:
-        """Enter the kernel without the GIL; what proactor.enter() returns."""
-        cdef int error
-        self._entered = True
-        with nogil:
-            error = self._proactor.enter(sleep, timeout_ns)
-        self._entered = False
-        if self._close_wanted:
-            self._close()
-            self._check()
-        return error
+            if proactor.stalled():
+                # The kernel takes nothing for now: other threads, and signals, do not wait for it.
+                with nogil:
+                    proactor.back_off(timeout_ns)
+                PyErr_CheckSignals()
 
     cdef int _check_queued(self) except -1:
         """End what is about to be submitted on a descriptor that its owner has closed.
@@ -489,15 +487,8 @@ cdef class Ring:
         self._proactor.forget(fd)
 
     def close(self):
-        """Close the ring.  Operations still in flight end, and give their buffers back.
-
-        While another thread waits for completions, it does so on that thread's way out.
-        """
-        if self._entered and not self._proactor.forked():
-            self._close_wanted = True
-            self._proactor.wake()
-        else:
-            self._close()
+        """Close the ring.  Operations still in flight end, and give their buffers back."""
+        self._close()
 
     cdef int _close(self) except -1:
         cdef Overlapped ov

@@ -615,6 +615,7 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
   if (flags & ~known_enter_flags) return -EINVAL;
   if (ring->flags & IORING_SETUP_R_DISABLED) return -EBADFD;
   if (to_submit != 0 && !may_enter(*ring)) return -EEXIST;
+  if (to_submit != 0 && submit_error != 0) return submit_error;
   if ((to_submit != 0 || min_complete != 0) && strikes(&Chances::failed_enter)) {
     // A signal; no memory for a request, no room for its completion.
     if (to_submit == 0) return -EINTR;
@@ -646,6 +647,10 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
     run_task_work(*ring, round < kMostHeldBack);
     flush_overflow(*ring);
     if (ring->visible() >= min_complete) break;
+    if (ring->dropped) {
+      ring->dropped = submitted != 0;
+      return result(-EBADR);
+    }
     const bool more = std::any_of(ring->waiting.begin(), ring->waiting.end(),
                                   [this](const Request& request) { return is_ready(request); });
     if (backing_ == Backing::kReal) {
@@ -922,10 +927,14 @@ void SimulatedKernel::flush(Ring& ring) {
       std::swap(batch[index], batch[below(index + 1)]);
   }
   for (const Ring::Completed& completed : batch) {
-    if (strikes(&Chances::overflow))
+    if (strikes(&Chances::dropped)) {
+      ++*ring.cq(kLost);
+      ring.dropped = true;
+    } else if (strikes(&Chances::overflow)) {
       ring.set_aside(completed);
-    else
+    } else {
       ring.add(completed);
+    }
   }
 }
 

@@ -14,7 +14,8 @@
 //  - a cancel is a request like any other, and its target's own completion comes after it;
 //  - a request reads its buffer until its final completion: it is looked at once more right before
 //    that, so that one freed too early is a fault under ASan, and one changed a violation;
-//  - a completion that finds the CQ full is kept for an enter() with GETEVENTS.
+//  - a completion that finds the CQ full is kept for an enter() with GETEVENTS; one that is dropped is
+//    counted, and told once, to who submits nothing and would sleep: -EBADR.
 //
 // Over real files nothing tells the kernel that one has become ready.  It looks whenever it is
 // called, fork_count() included, which a proactor asks for in every turn; and its sleep is a poll(2)
@@ -87,6 +88,7 @@ struct Chances {
   // What a program gets to see:
   unsigned no_buffers = 0;      // a send or write ends with -ENOBUFS
   unsigned failed_set_up = 0;   // a ring can't be had: -ENOMEM or -EMFILE at any step
+  unsigned dropped = 0;         // a completion is lost, as if the CQ were full and there were no memory
 };
 
 struct FaultName {
@@ -102,6 +104,7 @@ constexpr FaultName kFaults[] = {
     {"more", &Chances::more},                     {"stray", &Chances::stray},
     {"stale_flag", &Chances::stale_flag},
     {"no_buffers", &Chances::no_buffers},         {"failed_set_up", &Chances::failed_set_up},
+    {"dropped", &Chances::dropped},
 };
 
 class SimulatedKernel {
@@ -137,6 +140,7 @@ class SimulatedKernel {
   unsigned largest_sq, largest_cq;  // entries that a ring gets, whatever it asks for
   bool late_cancels = false;
   bool deaf_requests = false;     // a cancel finds them being worked on, and they go on
+  int submit_error = 0;           // of every enter that has something to submit: it does nothing
   bool busy_on_overflow = false;  // -EBUSY when not all that overflowed fits
   // Of operations that are over: what `chances.stray` chooses from.  A key whose slot has got
   // another joins them by itself.

@@ -41,6 +41,7 @@ struct SimulatedRing {
   unsigned cq_entries = 0;
   int owner = 0;
   unsigned forks = 0;
+  bool dropped = false;  // completions, and nobody has been told
   bool sleeper = false;  // its thread sleeps in enter(), and does what becomes ready by itself
   std::vector<std::uint64_t> queues, sqes;
   std::list<SimulatedRequest> waiting;

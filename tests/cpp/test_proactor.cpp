@@ -408,7 +408,6 @@ TEST_CASE("send_now: sends what fits and leaves the rest to the ring") {
   CHECK(proactor.send_now(ours, bytes.data(), 100, 0) == 0);  // cheaper in a batch
   CHECK(proactor.send_now(ours, bytes.data(), bytes.size(), 0) == 20000);
   CHECK(simulation.kernel.take(theirs) == bytes.substr(0, 20000));
-  CHECK(simulation.kernel.take(theirs) == bytes.substr(0, 100));
 
   // Never past a send that is in the table.
   const std::int64_t first = proactor.start_send(ours, bytes.data(), 30000, 0);
@@ -429,6 +428,30 @@ TEST_CASE("send_now: sends what fits and leaves the rest to the ring") {
   simulation.kernel.fail(Call::kSend, -EINTR);
   CHECK(proactor.send_now(ours, bytes.data(), bytes.size(), 0) == 0);
   CHECK(simulation.collector.until_all({poll}, 5));
+}
+
+TEST_CASE("send_now: one that is over is in nobody's way though its owner has not looked yet") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  const std::string large(Proactor::kSendNow, 'l');
+  const std::int64_t size = static_cast<std::int64_t>(large.size());
+  Completion completion;
+  proactor.start_send(ours, "ab", 2, 0);
+  CHECK(proactor.send_now(ours, large.data(), large.size(), 0) == 0);  // queued
+  REQUIRE(proactor.prepare() == 0);
+  CHECK(proactor.send_now(ours, large.data(), large.size(), 0) == 0);  // in flight
+  REQUIRE(proactor.enter(false, 0) == 0);
+  proactor.reap();
+  CHECK(proactor.send_now(ours, large.data(), large.size(), 0) == size);  // completed
+  REQUIRE(proactor.next(&completion));
+  CHECK(proactor.send_now(ours, large.data(), large.size(), 0) == size);  // taken
+  proactor.release(completion.key);
+  CHECK(simulation.kernel.take(theirs) == "ab" + large + large);
+  // Cancelled before the kernel saw it.
+  proactor.cancel(static_cast<std::uint64_t>(proactor.start_send(ours, "gh", 2, 0)));
+  CHECK(proactor.send_now(ours, large.data(), large.size(), 0) == size);
+  CHECK(simulation.kernel.take(theirs) == large);
 }
 
 // -- readiness --
@@ -910,6 +933,32 @@ TEST_CASE("cancel_all: more cancels than SQ entries") {
   CHECK(simulation.kernel.put(theirs, "x") == 1);
 }
 
+TEST_CASE("cancel: what ends before its cancel is submitted is not cancelled") {
+  for (std::size_t ended : {0u, 1u, 2u}) {
+    CAPTURE(ended);
+    Simulation simulation;
+    Proactor& proactor = simulation.proactor;
+    auto [ours, theirs] = simulation.kernel.stream_pair();
+    std::vector<std::int64_t> keys;
+    for (int count = 0; count < 3; ++count)
+      keys.push_back(proactor.start_poll(Kind::kReceive, ours, POLLIN));
+    simulation.turn();
+    for (std::int64_t key : keys) proactor.cancel(static_cast<std::uint64_t>(key));
+    simulation.kernel.post(proactor.ring_fd(), static_cast<std::uint64_t>(keys[ended]), POLLIN);
+    proactor.reap();
+    simulation.collector.collect();
+    CHECK(simulation.collector.count() == 1);
+    // The kernel, which believes that it has all three, hears of two.
+    const std::int64_t next = proactor.start_poll(Kind::kReceive, ours, POLLIN);
+    CHECK(simulation.collector.until([&] { return simulation.collector.count() == 3; }, 3));
+    CHECK(simulation.kernel.requests(proactor.ring_fd()) == 4);  // with the wake-up's and the next
+    CHECK(simulation.state(next) == State::kInFlight);
+    CHECK(proactor.stale_keys() == 0);
+    simulation.kernel.put(theirs, "x");
+    CHECK(simulation.collector.until_all({next}, 3));
+  }
+}
+
 TEST_CASE("cancel: a turn does not sleep over cancels that found the SQ full") {
   Simulation simulation(Rung::kDeferTaskrun, 4, 64);
   Proactor& proactor = simulation.proactor;
@@ -1073,6 +1122,97 @@ TEST_CASE("turn: a kernel that is busy or out of memory for now is no error") {
     CHECK(simulation.collector.until([&] { return simulation.collector.count() == 20; }, 20));
     CHECK(simulation.kernel.take(theirs) == std::string(20, 'x'));
   }
+}
+
+// More than the SQ holds, and a kernel that takes nothing.
+template <typename Test>
+void while_refused(Test test) {
+  for (Rung rung : kRungs) {
+    for (int error : {-EBUSY, -EAGAIN}) {
+      for (unsigned operations : {2u, 20u}) {
+        CAPTURE(rung_name(rung));
+        CAPTURE(error);
+        CAPTURE(operations);
+        Simulation simulation(rung, 4, 64);
+        auto [ours, theirs] = simulation.kernel.stream_pair();
+        auto [other, their_other] = simulation.kernel.stream_pair();
+        simulation.proactor.start_poll(Kind::kReceive, other, POLLIN);
+        simulation.turn();
+        for (unsigned count = 0; count < operations; ++count)
+          simulation.proactor.start_send(ours, "x", 1, 0);
+        simulation.kernel.submit_error = error;
+        test(simulation, their_other);
+        simulation.kernel.submit_error = 0;
+        CHECK(simulation.collector.until([&] { return simulation.proactor.in_flight() <= 1; }, 30));
+        CHECK(simulation.kernel.take(theirs).size() <= operations);
+      }
+    }
+  }
+}
+
+TEST_CASE("turn: a kernel that takes nothing is asked about once a millisecond") {
+  while_refused([](Simulation& simulation, int) {
+    const std::int64_t before = simulation.proactor.now();
+    const unsigned enters = simulation.kernel.calls(Call::kEnter);
+    for (int turns = 0; turns < 10; ++turns) {
+      CHECK(simulation.turn(-1) == 0);
+      CHECK(simulation.proactor.stalled());
+      CHECK_FALSE(simulation.proactor.idle());
+    }
+    CHECK(simulation.proactor.now() - before >= 10 * kMillisecond);
+    CHECK(simulation.kernel.calls(Call::kEnter) - enters <= 30);
+    // Who may wait less waits less, and who may not wait does not.
+    const std::int64_t later = simulation.proactor.now();
+    CHECK(simulation.turn(kMillisecond / 10) == 0);
+    CHECK(simulation.turn(0) == 0);
+    CHECK(simulation.proactor.now() - later < kMillisecond / 2);
+  });
+}
+
+TEST_CASE("turn: what completes ends the wait for a kernel that takes nothing") {
+  while_refused([](Simulation& simulation, int their_other) {
+    CHECK(simulation.turn(-1) == 0);
+    CHECK(simulation.proactor.stalled());
+    simulation.kernel.while_asleep = [&] { return simulation.kernel.put(their_other, "x") == 1; };
+    const std::int64_t before = simulation.proactor.now();
+    CHECK(simulation.collector.until([&] { return simulation.collector.count() == 1; }, 3, -1));
+    CHECK(simulation.proactor.now() - before < kMillisecond);
+    CHECK_FALSE(simulation.proactor.stalled());
+    simulation.kernel.while_asleep = nullptr;
+  });
+}
+
+TEST_CASE("wake: is heard though the kernel does not take the poll for it") {
+  while_refused([](Simulation& simulation, int) {
+    CHECK(simulation.turn(-1) == 0);
+    CHECK_FALSE(simulation.proactor.take_wake());
+    // The poll for it has ended, and is not taken again.
+    simulation.proactor.wake();
+    for (int turns = 0; turns < 2 && !simulation.proactor.take_wake(); ++turns) simulation.turn(-1);
+    simulation.turn(-1);
+    simulation.proactor.wake();
+    CHECK(simulation.turn(-1) == 0);
+    CHECK(simulation.proactor.take_wake());
+    CHECK(simulation.turn(-1) == 0);
+    CHECK_FALSE(simulation.proactor.take_wake());
+  });
+}
+
+TEST_CASE("drain: sleeps while the kernel takes nothing") {
+  while_refused([](Simulation& simulation, int) {
+    const unsigned enters = simulation.kernel.calls(Call::kEnter);
+    CHECK(simulation.proactor.drain(20 * kMillisecond) == 1);
+    CHECK(simulation.kernel.calls(Call::kEnter) - enters <= 80);
+  });
+}
+
+TEST_CASE("settle: sleeps for a short time while the kernel takes nothing") {
+  while_refused([](Simulation& simulation, int their_other) {
+    const std::int64_t before = simulation.proactor.now();
+    simulation.proactor.settle(their_other - 1);
+    CHECK(simulation.proactor.now() - before >= kMillisecond);
+    CHECK(simulation.proactor.now() - before <= 20 * kMillisecond);
+  });
 }
 
 TEST_CASE("turn: other errors are reported") {
@@ -1504,6 +1644,133 @@ TEST_CASE("drain: from another thread where the ring takes it") {
     simulation.collector.collect();
     CHECK(simulation.collector[poll].error == -ECANCELED);
     CHECK(simulation.kernel.put(theirs, "x") == 1);
+  }
+}
+
+// -- completions that the kernel drops --
+
+TEST_CASE("dropped: polls go on and a send in doubt ends with EBADR") {
+  for (Rung rung : kRungs) {
+    CAPTURE(rung_name(rung));
+    Simulation simulation(rung);
+    SimulatedKernel& kernel = simulation.kernel;
+    Proactor& proactor = simulation.proactor;
+    const std::size_t files = kernel.open_files();
+    auto [ours, theirs] = kernel.stream_pair(4);
+    auto [other, their_other] = kernel.stream_pair();
+    const std::string bytes = some_bytes(10);
+    const std::int64_t poll = proactor.start_poll(Kind::kReceive, ours, POLLIN);
+    const std::int64_t silent = proactor.start_poll(Kind::kReceive, other, POLLIN);
+    const std::int64_t polling = proactor.start_send(ours, bytes.data(), bytes.size(), 0);
+    simulation.turn();
+    simulation.turn();
+    CHECK((simulation.operation(polling)->flags & kPolling) != 0);
+    // A send that is out, one that was cancelled, a readiness, and a cancel's answer: all are lost.
+    const std::int64_t lost = proactor.start_send(other, "abc", 3, 0);
+    const std::int64_t cancelled = proactor.start_poll(Kind::kReceive, other, POLLIN);
+    simulation.turn();
+    kernel.put(theirs, "x");
+    proactor.cancel(static_cast<std::uint64_t>(cancelled), -EBADF);
+    const std::int64_t also_lost = proactor.start_send(other, "def", 3, 0);
+    CHECK(simulation.collector.has(lost));
+    kernel.chances.dropped = 1000;
+    CHECK(simulation.turn(-1) == 0);
+    kernel.chances.dropped = 0;
+    CHECK(kernel.taken.dropped >= 3);
+    CHECK(simulation.collector.until_all({also_lost, poll, cancelled}, 3));
+    CHECK(simulation.collector[also_lost].error == -EBADR);
+    CHECK(simulation.collector[also_lost].result == 0);
+    CHECK(simulation.collector[also_lost].abandoned);
+    CHECK(kernel.take(their_other) == "abcdef");
+    CHECK(simulation.collector[poll].error == 0);
+    CHECK(simulation.collector[cancelled].error == -EBADF);
+    CHECK_FALSE(simulation.collector[cancelled].abandoned);
+    // What has not ended goes on as if nothing had been.
+    std::string received;
+    CHECK(simulation.collector.until([&] {
+      received += kernel.take(theirs);
+      return simulation.collector.has(polling);
+    }));
+    CHECK(received + kernel.take(theirs) == bytes);
+    kernel.put(their_other, "x");
+    proactor.wake();
+    CHECK(simulation.collector.until_all({silent}, 3));
+    CHECK(proactor.take_wake());
+    CHECK(proactor.abandoned() == 1);
+    CHECK(proactor.stale_keys() == 0);
+    CHECK(kernel.open_files() == files + 4);
+  }
+}
+
+TEST_CASE("dropped: a wake-up that is lost is not slept over") {
+  Simulation simulation;
+  simulation.turn();
+  simulation.proactor.wake();
+  simulation.kernel.chances.dropped = 1000;
+  CHECK(simulation.turn(-1) == 0);
+  simulation.kernel.chances.dropped = 0;
+  // The descriptor is readable still, and its poll queued.
+  CHECK(simulation.turn(-1) == 0);
+  CHECK(simulation.proactor.take_wake());
+}
+
+TEST_CASE("dropped: a fresh ring that can't be had is asked for again") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  const std::int64_t poll = proactor.start_poll(Kind::kReceive, ours, POLLIN);
+  simulation.turn();
+  simulation.kernel.put(theirs, "x");
+  const int fd = proactor.ring_fd();
+  simulation.kernel.chances.dropped = 1000;
+  simulation.kernel.fail(Call::kSetup, -ENOMEM, 1, 5);
+  const std::int64_t before = proactor.now();
+  CHECK(simulation.turn(-1) == 0);
+  CHECK(proactor.stalled());
+  CHECK_FALSE(proactor.idle());
+  simulation.kernel.chances.dropped = 0;
+  CHECK(simulation.collector.until_all({poll}, 10));
+  CHECK(simulation.collector[poll].error == 0);
+  CHECK(proactor.ring_fd() != fd);
+  CHECK(proactor.now() > before);
+  CHECK(simulation.kernel.mappings() == 2);
+}
+
+TEST_CASE("dropped: another thread that takes over does not send again") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  const std::int64_t send = proactor.start_send(ours, "abc", 3, 0);
+  simulation.kernel.chances.dropped = 1000;
+  REQUIRE(proactor.prepare() == 0);
+  REQUIRE(proactor.enter(false, 0) == 0);
+  simulation.kernel.chances.dropped = 0;
+  simulation.kernel.thread = 2;
+  REQUIRE(proactor.bind_thread() == 0);
+  CHECK(simulation.collector.until_all({send}, 3));
+  CHECK(simulation.collector[send].error == -EBADR);
+  CHECK(simulation.kernel.take(theirs) == "abc");
+}
+
+TEST_CASE("dropped: drain, settle and close come to their ends") {
+  for (Rung rung : kRungs) {
+    CAPTURE(rung_name(rung));
+    Simulation simulation(rung);
+    Proactor& proactor = simulation.proactor;
+    auto [ours, theirs] = simulation.kernel.stream_pair();
+    auto [other, their_other] = simulation.kernel.stream_pair();
+    std::vector<std::int64_t> keys;
+    for (int fd : {ours, other, ours, other})
+      keys.push_back(proactor.start_poll(Kind::kReceive, fd, POLLIN));
+    simulation.turn();
+    simulation.kernel.chances.dropped = 500;
+    proactor.settle(ours);
+    CHECK(proactor.drain(1000 * kMillisecond) == 0);
+    proactor.close();
+    simulation.collector.collect();
+    for (std::int64_t key : keys) CHECK(simulation.collector[key].error == -ECANCELED);
+    CHECK(simulation.kernel.taken.dropped > 0);
+    CHECK(simulation.kernel.put(theirs, "x") + simulation.kernel.put(their_other, "x") == 2);
   }
 }
 

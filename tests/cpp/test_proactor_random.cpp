@@ -61,6 +61,7 @@ class Program {
     std::unique_ptr<char[]> buffer;  // of `sending`
     std::size_t length = 0;
     std::size_t unsure = 0;      // the rest of a send whose ring closed: all, some or nothing of it
+    bool in_doubt = false;       // of a send nobody knows how much is out: no other may follow it
     std::string sent, arrived;    // ours to theirs
     std::string put, received;    // theirs to ours
   };
@@ -115,6 +116,7 @@ class Program {
     chances.interrupted = sometimes(200);
     chances.no_buffers = sometimes(30);
     chances.failed_set_up = sometimes(300);
+    if (below(4) == 0) chances.dropped = sometimes(100);
     interrupted_ = sometimes(500);
     kernel_.busy_on_overflow = below(2) == 0;
     note("rung ", rung_name(rung), ", ", submissions, " SQEs, ", completions, " CQEs");
@@ -211,7 +213,7 @@ class Program {
   }
 
   void start_send(Line& line) {
-    if (!line.open || line.sending != 0) return;
+    if (!line.open || line.sending != 0 || line.in_doubt) return;
     line.from_file = false;
     if (line.type == Type::kDatagram)
       line.length = 1 + below(60);
@@ -433,13 +435,15 @@ class Program {
     check(error != 0 || static_cast<std::size_t>(result) == length,
           "a send resolved before all was out");
     if (error != 0 && line.open && !line.was_reset)
-      check(error == -ECANCELED || (error == -ENOBUFS && kernel_.taken.no_buffers != 0), "send: ",
-            error);
+      check(error == -ECANCELED || (error == -ENOBUFS && kernel_.taken.no_buffers != 0) ||
+                (error == -EBADR && kernel_.taken.dropped != 0),
+            "send: ", error);
     if (!problem_.empty()) return true;
     line.sent.append(line.buffer.get(), static_cast<std::size_t>(result));
     // A kernel that still reads it is found out.
     if (completion.abandoned) {
       line.unsure = length - static_cast<std::size_t>(result);
+      line.in_doubt = kernel_.taken.dropped != 0;
       kept_.push_back(std::move(line.buffer));
     } else {
       memset(line.buffer.get(), '!', length);

@@ -485,6 +485,61 @@ TEST_CASE("close: gives file and memory back and may come twice") {
   });
 }
 
+TEST_CASE("close: a closed ring is an empty one whatever was in it") {
+  everywhere([](Machine& machine, const Features& features) {
+    auto check = [](Ring& ring) {
+      io_uring_cqe cqe;
+      CHECK_FALSE(ring.is_open());
+      CHECK(ring.fd() == -1);
+      CHECK_FALSE(ring.single_issuer());
+      CHECK(ring.get_sqe() == nullptr);
+      CHECK(ring.submissions_pending() == 0);
+      CHECK(ring.pending_sqe(0).user_data == 0);
+      ring.retract();
+      CHECK(ring.submissions_pending() == 0);
+      CHECK_FALSE(ring.completions_deferred());
+      CHECK_FALSE(ring.overflowed());
+      CHECK_FALSE(ring.completions_visible());
+      CHECK_FALSE(ring.pop(&cqe));
+      CHECK(ring.enable() == -EBADF);
+      CHECK(ring.enter(false, 0) == -EBADF);
+      CHECK(ring.enter(true, -1) == -EBADF);
+      CHECK(ring.enter(true, 1000) == -EBADF);
+    };
+    // With a completion that is visible, and with an SQE that is not submitted.
+    auto use = [&](Ring& ring) {
+      open(ring, features);
+      nop(ring, 1);
+      CHECK(ring.enter(true, -1) == 1);
+      CHECK(ring.completions_visible());
+      nop(ring, 2);
+      CHECK(ring.pending_sqe(0).user_data == 2);
+      CHECK(ring.pending_sqe(1).user_data == 0);
+    };
+    Ring ring(machine.kernel);
+    check(ring);
+    use(ring);
+    ring.close();
+    check(ring);
+    use(ring);
+    {
+      Ring other(std::move(ring));
+      check(ring);
+      ring = std::move(other);
+      check(other);
+    }
+    CHECK(ring.completions_visible());
+    // A closed ring has nothing to give; its pointers would be into the dead.
+    {
+      Ring closed(machine.kernel);
+      ring = std::move(closed);
+    }
+    check(ring);
+    Ring made = [&] { return Ring(Ring(machine.kernel)); }();
+    check(made);
+  });
+}
+
 // -- the simulated kernel alone: what cannot be asked of a real one --
 
 // With its table, which a Ring points to.

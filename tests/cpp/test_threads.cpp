@@ -228,6 +228,91 @@ TEST_CASE("threads: closed while others wake it") {
   }
 }
 
+TEST_CASE("threads: closed by another while the owner is in the kernel") {
+  for (Rung rung : kAllRungs) {
+    for (int round = 0; round < 50; ++round) {
+      Loop loop(rung);
+      REQUIRE(loop.good());
+      SocketPair pair;
+      REQUIRE(pair.good);
+      std::atomic<bool> started{false};
+      int result = 0;
+      std::thread owner([&] {
+        std::unique_lock<std::mutex> lock(loop.gil());
+        loop.bind();
+        loop.proactor().start_poll(Kind::kReceive, pair.fds[0], POLLIN);
+        started = true;
+        // For ever: nothing comes.
+        while (result == 0) {
+          if ((result = loop.proactor().prepare()) != 0) break;
+          lock.unlock();
+          result = loop.proactor().enter(true, -1);
+          lock.lock();
+          loop.proactor().reap();
+        }
+      });
+      // Now and then it is about to go in, now and then it is asleep.
+      while (!started) std::this_thread::yield();
+      if (round % 2) usleep(200);
+      {
+        std::lock_guard<std::mutex> lock(loop.gil());
+        CHECK((rung != Rung::kDeferTaskrun || !loop.proactor().bound_here()));
+        loop.proactor().close();
+        CHECK_FALSE(loop.proactor().is_open());
+      }
+      // Whoever gets the descriptor's number next is not entered.
+      Loop next(rung);
+      owner.join();
+      CHECK(result == -EBADF);
+      std::lock_guard<std::mutex> lock(loop.gil());
+      Completion completion;
+      while (loop.proactor().next(&completion)) loop.proactor().release(completion.key);
+      CHECK(loop.proactor().operations() == 0);
+    }
+  }
+}
+
+TEST_CASE("threads: nobody takes the ring over while another is in the kernel") {
+  for (Rung rung : kAllRungs) {
+    Loop loop(rung);
+    REQUIRE(loop.good());
+    std::atomic<int> entering{0};
+    std::atomic<bool> finished{false};
+    std::thread owner([&] {
+      std::unique_lock<std::mutex> lock(loop.gil());
+      CHECK(loop.bind() == 0);
+      CHECK(loop.proactor().bound_here());
+      while (!finished) {
+        CHECK(loop.proactor().prepare() == 0);
+        lock.unlock();
+        ++entering;
+        CHECK(loop.proactor().enter(true, -1) == 0);
+        lock.lock();
+        loop.proactor().reap();
+        loop.proactor().take_wake();
+      }
+    });
+    // It may be on its way in.
+    int refused = 0;
+    for (int tries = 0; tries < kMostTurns && refused == 0; ++tries) {
+      while (entering == 0) std::this_thread::yield();
+      std::lock_guard<std::mutex> lock(loop.gil());
+      if (loop.proactor().occupied()) refused = loop.bind();
+    }
+    CHECK(refused == -EBUSY);
+    {
+      std::lock_guard<std::mutex> lock(loop.gil());
+      CHECK_FALSE(loop.proactor().bound_here());
+      finished = true;
+      loop.proactor().wake();
+    }
+    owner.join();
+    std::lock_guard<std::mutex> lock(loop.gil());
+    CHECK(loop.bind() == 0);
+    CHECK(loop.proactor().bound_here());
+  }
+}
+
 TEST_CASE("threads: several proactors in as many, each probing at its start") {
   constexpr int kThreads = 4, kMessages = 200;
   std::atomic<int> good{0};

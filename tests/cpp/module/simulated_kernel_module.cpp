@@ -170,6 +170,8 @@ PyObject* set_limit(PyObject* self, PyObject* arguments) {
     kernel->largest_sq = static_cast<unsigned>(value);
   else if (which == "largest_cq")
     kernel->largest_cq = static_cast<unsigned>(value);
+  else if (which == "submit_error")
+    kernel->submit_error = -static_cast<int>(value);
   else if (which == "late_cancels")
     kernel->late_cancels = value != 0;
   else if (which == "deaf_requests")
