@@ -37,7 +37,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T10: TLS and plain connections are made on the transports of this file.
 # T11: A transport that closes with data still to send takes what its protocol has left to say until
 #     the last byte is out, as on the selector loop: TLS answers the peer's close_notify then.
-# T12: A loop that closes does not unset the wake-up descriptor of signals, which may be another's.
+# T12: A loop that is made or closed does not set or unset the wake-up descriptor of signals, which may
+#     be another's, and which not every thread may set.
 # T13: Where asyncio hands a connection a context (from Python 3.15 on), all that the loop calls for
 #     that connection runs in this one, as on the selector loop; the stdlib's proactor ignores it.
 # T14: resume_writing() is called when the buffer has shrunk to its low-water mark, and not only when
@@ -486,6 +487,18 @@ def _refuse_to_write(f=None, data=None):
 # stdlib: BaseProactorEventLoop
 class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     """The stdlib's proactor loop, with the transports above."""
+
+    # stdlib: BaseProactorEventLoop.__init__
+    def __init__(self, proactor):
+        # differs[T12]
+        super(proactor_events.BaseProactorEventLoop, self).__init__()
+        logger.debug('Using proactor: %s', proactor.__class__.__name__)
+        self._proactor = proactor
+        self._selector = proactor
+        self._self_reading_future = None
+        self._accept_futures = {}
+        proactor.set_loop(self)
+        self._make_self_pipe()
 
     # stdlib: BaseProactorEventLoop._make_socket_transport
     def _make_socket_transport(self, sock, protocol, waiter=None,

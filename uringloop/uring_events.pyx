@@ -45,7 +45,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D14: The self-pipe is read for signals only. Threads wake the ring through an eventfd of its own,
 #     which costs half as much.
 # D15: Windows has one loop a process for the wake-up descriptor of signals. Here a loop has it while it
-#     runs or has signal handlers, and gives it back to the loop, or to the program, that had it before.
+#     runs or has signal handlers, and gives it back to the loop, or to the program, that had it before;
+#     not where `threading` sees the main thread, but where the interpreter lets it be set.
 # D16: Cancelling needs no care for operations that completed in the meantime: nothing has to be
 #     unregistered, the table drops a cancelled operation with its final completion.
 # D17: `concurrency` says how many threads may run on a completion port; a ring has one. What can
@@ -440,8 +441,6 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             proactor = IouringProactor()
         try:
             super().__init__(proactor)
-            # differs[D15]
-            self._want_signals()
         except BaseException:
             self._closed = True
             if made:
