@@ -59,9 +59,9 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     clean-up would undo the set-up of the run around it.
 # D20: Reading of the self-pipe starts with the run and not with the run's first callback: that would
 #     count as one of the user's (a slow callback's log, the order of the first tick).
-# D21: The callback that a future is given first needs no Handle when its operation completes: it has
-#     been made ready when it was added. The order of callbacks and their contexts are the stdlib's;
-#     in debug mode they are Handles.
+# D21: The only callback of a future needs no Handle when its operation completes: it has been made
+#     ready when it was added. As soon as there is a second one, both are the stdlib's future's; and
+#     where call_soon() or Handles are not the stdlib's own, or in debug mode, it is left to them.
 # D22: The functions that finish an operation are not inner ones, but stand before the class and are
 #     bound by partial(): an inner function of Cython's never gives back its reference to its type,
 #     so that each operation would leave one behind in sys.gettotalrefcount().
@@ -76,7 +76,7 @@ import select
 import socket
 import time
 import weakref
-from asyncio import base_events, futures
+from asyncio import base_events, events, futures
 from asyncio.log import logger
 from functools import partial
 
@@ -94,6 +94,8 @@ cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
+    bint PyMethod_Check(object)
+    PyObject* PyMethod_GET_FUNCTION(object)
 
 cdef extern from "<sys/socket.h>":
     enum: AF_INET
@@ -142,10 +144,9 @@ cdef int _set_result(object f, Overlapped ov, object value) except -1:
     if type(f) is not _OverlappedFuture:
         f.set_result(value)
         return 0
-    _schedule(ov)
     _future_set_result(f, value)
     _set_overlapped(f, None)
-    return 0
+    return _schedule(ov)
 
 
 # ours: f.done(), as above: whatever makes such a future done takes its operation away.
@@ -164,19 +165,37 @@ cdef inline int _set_overlapped(object f, object ov) except -1:
     return Py_TYPE(_overlapped_slot).tp_descr_set(_overlapped_slot, f, ov)
 
 
-# ours: have the first done-callback run; differs[D21]
+cdef object _Handle = events.Handle
+cdef object _handle_run = events.Handle._run
+cdef object _call_soon = base_events.BaseEventLoop.call_soon
+# A future that is not C's (nest_asyncio puts the one in Python into its place) keeps its callbacks itself.
+cdef bint _has_c_futures = hasattr(futures.Future, '_callbacks')
+cdef object _get_callbacks = getattr(futures.Future, '_callbacks', None)
+# What ov.done_handle is when the future has had several callbacks.
+cdef object _IN_LIST = object()
+
+
+# ours: have the only done-callback run, once the future is done; differs[D21]
 cdef int _schedule(Overlapped ov) except -1:
-    cdef _DoneHandle handle = ov.done_handle
-    if handle is not None:
-        ov.done_handle = None
-        handle._loop._ready.append(handle)
+    cdef _DoneHandle handle
+    if ov.done_handle is None or ov.done_handle is _IN_LIST:
+        return 0
+    handle = ov.done_handle
+    ov.done_handle = None
+    loop = handle._loop
+    call_soon = loop.call_soon
+    if PyMethod_Check(call_soon) and <object> PyMethod_GET_FUNCTION(call_soon) is _call_soon \
+            and events.Handle is _Handle and _Handle._run is _handle_run:
+        loop._ready.append(handle)
+    else:
+        call_soon(handle._callback, handle._future, context=handle._context)
     return 0
 
 
-# ours: the first done-callback needs no Handle; differs[D21]
+# ours: the only done-callback needs no Handle; differs[D21]
 @cython.freelist(256)
 cdef class _DoneHandle:
-    """The first done-callback of an operation's future, ready to be run by the loop.
+    """The only done-callback of an operation's future, ready to be run by the loop.
 
     What the loop looks at in an events.Handle: _cancelled, and _run().
     """
@@ -195,24 +214,33 @@ cdef class _DoneHandle:
     def _args(self):
         return (self._future,)
 
+    cdef object _as_handle(self):
+        """Return the Handle that this stands for."""
+        handle = _Handle(self._callback, (self._future,), self._loop, self._context)
+        # It was not made here.
+        handle._source_traceback = None
+        return handle
+
     def __repr__(self):
-        return f'<{type(self).__name__} {self._callback!r} {self._future!r}>'
+        return repr(self._as_handle())
 
     def _run(self):
-        future, self._future = self._future, None
         try:
             PyContext_Enter(self._context)
             try:
-                self._callback(future)
+                self._callback(self._future)
             finally:
                 PyContext_Exit(self._context)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
+            handle = self._as_handle()
+            # Behind the name of the class.
+            callback = handle._repr_info()[1]
             self._loop.call_exception_handler({
-                'message': f'Exception in callback {self._callback!r}',
+                'message': f'Exception in callback {callback}',
                 'exception': exc,
-                'handle': self,
+                'handle': handle,
             })
 
 
@@ -250,24 +278,31 @@ class _OverlappedFuture(futures.Future):
 
     # stdlib: _OverlappedFuture.cancel
     def cancel(self, msg=None):
-        if self._ov is not None:
-            _schedule(self._ov)
+        ov = self._ov
         self._cancel_overlapped()
-        return super().cancel(msg=msg)
+        cancelled = super().cancel(msg=msg)
+        # differs[D21]
+        if ov is not None:
+            _schedule(ov)
+        return cancelled
 
     # stdlib: _OverlappedFuture.set_exception
     def set_exception(self, exception):
-        if self._ov is not None:
-            _schedule(self._ov)
+        ov = self._ov
         super().set_exception(exception)
         self._cancel_overlapped()
+        # differs[D21]
+        if ov is not None:
+            _schedule(ov)
 
     # stdlib: _OverlappedFuture.set_result
     def set_result(self, result):
-        if self._ov is not None:
-            _schedule(self._ov)
+        ov = self._ov
         super().set_result(result)
         self._ov = None
+        # differs[D21]
+        if ov is not None:
+            _schedule(ov)
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -276,23 +311,42 @@ class _OverlappedFuture(futures.Future):
     def add_done_callback(self, fn, *, context=None):
         cdef Overlapped ov = _get_overlapped(self)
         cdef _DoneHandle handle
-        if ov is None or ov.done_handle is not None or ov.traced:
+        if ov is None or ov.traced or not _has_c_futures:
             super().add_done_callback(fn, context=context)
-            return
-        handle = _DoneHandle.__new__(_DoneHandle)
-        handle._callback = fn
-        handle._context = PyContext_CopyCurrent() if context is None else context
-        handle._future = self
-        handle._loop = self._loop
-        ov.done_handle = handle
+        elif ov.done_handle is None:
+            handle = _DoneHandle.__new__(_DoneHandle)
+            handle._callback = fn
+            handle._context = PyContext_CopyCurrent() if context is None else context
+            handle._future = self
+            handle._loop = self._loop
+            ov.done_handle = handle
+        else:
+            if ov.done_handle is not _IN_LIST:
+                handle = ov.done_handle
+                ov.done_handle = _IN_LIST
+                super().add_done_callback(handle._callback, context=handle._context)
+            super().add_done_callback(fn, context=context)
 
     def remove_done_callback(self, fn):
-        cdef Overlapped ov = self._ov
-        removed = super().remove_done_callback(fn)
-        if ov is not None and ov.done_handle is not None and ov.done_handle._callback == fn:
+        cdef Overlapped ov = _get_overlapped(self)
+        first = None if ov is None else ov.done_handle
+        if first is None or first is _IN_LIST:
+            return super().remove_done_callback(fn)
+        # The comparison may be anybody's, and do anything.
+        if (first._callback is fn or first._callback == fn) and ov.done_handle is first:
             ov.done_handle = None
-            removed += 1
-        return removed
+            return 1
+        return super().remove_done_callback(fn)
+
+    if _has_c_futures:
+        @property
+        def _callbacks(self):
+            """What repr() tells, in pairs of a callback and its context; None for none."""
+            cdef Overlapped ov = _get_overlapped(self)
+            first = None if ov is None else ov.done_handle
+            if first is None or first is _IN_LIST:
+                return _get_callbacks.__get__(self)
+            return [(first._callback, first._context)]
 
 
 cdef object _overlapped_slot = _OverlappedFuture.__dict__['_ov']

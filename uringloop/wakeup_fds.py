@@ -143,9 +143,10 @@ def take(file):
         # Not the main thread of the main interpreter.
         file.taken = taken
         return False
-    # Its own after an interrupt, see above.
     if before != file.fd:
         _learn(before)
+    elif _wanted and _wanted[-1] is file and not _orphans:
+        return True
     while _orphans:
         orphan, reader, writer = _orphans.pop()
         pass_on(orphan, reader.read(65536) or b'')
