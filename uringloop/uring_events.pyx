@@ -69,6 +69,9 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     The ring ends what is in flight itself, and nobody is left to be told.
 # D24: What is started in a tick begins at its end. It begins before that when the run ends, or the
 #     loop closes: no later tick may come.
+# D25: Programs reach for `loop._selector`. select() can be replaced on the instance, as a virtual clock
+#     does; get_key() and get_map() tell of readers and writers; what would change a selector behind
+#     the loop's back is missing, and says what to call instead.
 import _socket
 import errno
 import math
@@ -79,6 +82,7 @@ import weakref
 from asyncio import base_events, events, futures
 from asyncio.log import logger
 from functools import partial
+from types import MappingProxyType
 
 cimport cython
 from cpython.object cimport PyObject
@@ -96,6 +100,8 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
     bint PyMethod_Check(object)
     PyObject* PyMethod_GET_FUNCTION(object)
+    PyObject** _PyObject_GetDictPtr(object)
+    void Py_CLEAR(PyObject*)
 
 cdef extern from "<sys/socket.h>":
     enum: AF_INET
@@ -669,9 +675,17 @@ cdef class IouringProactor:
     cdef readonly object _stopped_serving
     cdef bint _any_stopped      # the set is not empty; asking it at every completion costs more
     cdef object __weakref__
+    cdef dict __dict__          # for a select() of somebody else's, D25
+
+    def __cinit__(self):
+        # The dict is made when something is put into it: CPython finds methods faster where there is none.
+        Py_CLEAR(_PyObject_GetDictPtr(self)[0])
 
     # stdlib: IocpProactor.__init__
     def __init__(self, rung=None, kernel=None):
+        if self._ring is not None:
+            # Somebody may be waiting in it.
+            raise RuntimeError('IouringProactor is already initialized')
         # differs[D17]
         self._loop = None
         self._future_kwargs = {}
@@ -686,9 +700,15 @@ cdef class IouringProactor:
         self._check_open()
 
     cdef int _check_open(self) except -1:
-        if self._ring is None or not self._ring._proactor.is_open():
+        if not self._made_ring()._proactor.is_open():
             raise RuntimeError('IouringProactor is closed')
         return 0
+
+    cdef Ring _made_ring(self):
+        if self._ring is None:
+            # A method of None would be called, and not refused.
+            raise RuntimeError('IouringProactor.__init__() was not called')
+        return self._ring
 
     # stdlib: IocpProactor.__repr__
     def __repr__(self):
@@ -710,6 +730,7 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor.select
     def select(self, timeout=None):
+        # differs[D25]
         if not self._results:
             self._poll(timeout)
         tmp = self._results
@@ -871,14 +892,14 @@ cdef class IouringProactor:
         return self._wait_for_handle(handle, timeout, False)
 
     # stdlib: IocpProactor._wait_cancel
-    def _wait_cancel(self, event, done_callback):
+    def _wait_cancel(self, Overlapped event not None, done_callback):
         # differs[D10]: `event` is the operation that is to end.
         f = _WaitCancelFuture(event, event.obj, None, loop=self._loop)
         # The end may come in close(), when the loop runs no callbacks.
         f._done_callback = done_callback
         event.cancel()
         # differs[D22]
-        (<Overlapped> event).own(f, event.obj, finish_wait_cancel)
+        event.own(f, event.obj, finish_wait_cancel)
         return f
 
     # stdlib: IocpProactor._wait_for_handle
@@ -913,7 +934,7 @@ cdef class IouringProactor:
         return fd
 
     # stdlib: IocpProactor._register
-    def _register(self, ov, obj, callback):
+    def _register(self, Overlapped ov not None, obj, callback):
         return self._future_of(ov, obj, callback)
 
     cdef object _future_of(self, Overlapped ov, obj, callback):
@@ -942,7 +963,7 @@ cdef class IouringProactor:
         return f
 
     # stdlib: IocpProactor._unregister
-    def _unregister(self, ov):
+    def _unregister(self, Overlapped ov not None):
         """Ask an operation to end whose future has been cancelled."""
         self._check_closed()
         # differs[D16]
@@ -952,6 +973,7 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor._poll
     def _poll(self, timeout=None):
+        cdef Ring ring = self._made_ring()
         cdef Overlapped ov
         cdef int64_t ns
         if timeout is None:
@@ -965,9 +987,9 @@ cdef class IouringProactor:
                 raise ValueError("timeout too big")
             ns = wanted
 
-        self._ring._wait(ns)
+        ring._wait(ns)
         while True:
-            ov = self._ring._next()
+            ov = ring._next()
             if ov is None:
                 break
 
@@ -1014,6 +1036,7 @@ cdef class IouringProactor:
     # stdlib: IocpProactor._stop_serving
     def _stop_serving(self, obj):
         # obj is about to be closed, in BaseProactorEventLoop._stop_serving().
+        self._made_ring()
         self._stopped_serving[id(obj)] = obj
         self._any_stopped = True
         # differs[D13]
@@ -1101,12 +1124,13 @@ cdef class IouringProactor:
 
     def _submit(self):
         """Let what was started in this tick begin now, if this is the thread that waits."""
-        if self._ring.bound_here and not self._ring.forked:
-            self._ring.wait(0)
+        cdef Ring ring = self._made_ring()
+        if ring.bound_here and not ring.forked:
+            ring.wait(0)
 
     def _wake(self):
         """End the sleep of the thread in select(); for any thread."""
-        self._ring.wake()
+        self._made_ring().wake()
 
     def _settle(self, obj):
         """differs[D13]: see what is in flight on obj end, before obj is closed."""
@@ -1146,8 +1170,24 @@ cdef class IouringProactor:
         return future
 
     def get_key(self, fd):
-        """Tell for which events fd is waited for, as a selector would: `loop._selector` is asked."""
+        """differs[D25]: tell for which events fd is waited for, as a selector would."""
         return self._loop._get_key(fd)
+
+    def get_map(self):
+        """differs[D25]: return {fd: key} of readers and writers; what transports wait for is not in it."""
+        return MappingProxyType(self._loop._keys)
+
+    @property
+    def register(self):
+        raise _is_no_selector('register')
+
+    @property
+    def unregister(self):
+        raise _is_no_selector('unregister')
+
+    @property
+    def modify(self):
+        raise _is_no_selector('modify')
 
     def _poll_repeatedly(self, fd, events, on_ready, obj=None):
         """Call on_ready() in each tick in which `events` hold on fd, until it answers false.
@@ -1166,6 +1206,13 @@ cdef class IouringProactor:
 
 
 cdef object _finish_socket_func = IouringProactor.finish_socket_func
+
+
+# ours: hasattr() is to be false of what can't be done; differs[D25]
+cdef object _is_no_selector(name):
+    return AttributeError(
+        f"'IouringProactor' object has no attribute '{name}': it is no selector; use the loop's add_reader(), "
+        "add_writer(), remove_reader() and remove_writer()")
 
 
 # absent: _WindowsSubprocessTransport: unix_events has Unix's
