@@ -33,7 +33,8 @@ def clients(stack, server, count):
 def test_each_number_has_a_test():
     numbers = re.findall(r"^\| (B\d+) \|", DOCUMENT.read_text(), re.MULTILINE)
     tests = {name.split("_")[1].upper() for name in globals() if re.match(r"test_b\d", name)}
-    assert numbers == [f"B{number}" for number in range(1, len(numbers) + 1)]
+    # A number whose difference has ceased is not given again.
+    assert numbers == sorted(set(numbers), key=lambda number: int(number[1:]))
     assert tests == set(numbers)
 
 
@@ -144,21 +145,6 @@ async def test_b6_clients_that_wait_when_the_first_closes_the_server(loop, stack
             last.recv(1)
     else:
         assert last.recv(1) == b""
-
-
-async def test_b7_handle_of_a_callback_that_failed(loop, stack, errors, ours):
-    class Failing(asyncio.DatagramProtocol):
-        def datagram_received(self, data, addr):
-            raise ZeroDivisionError
-
-    transport, _ = await loop.create_datagram_endpoint(Failing, local_addr=("127.0.0.1", 0))
-    sender = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    sender.sendto(b"data", transport.get_extra_info("sockname"))
-    await until(lambda: errors)
-    handle = errors.pop()["handle"]
-    assert isinstance(handle, asyncio.Handle) == (not ours)
-    assert re.match("<.*Handle.*DatagramTransport.*>", repr(handle))
-    transport.close()
 
 
 async def test_b8_write_behind_write_eof(connect, pair, ours):

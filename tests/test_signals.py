@@ -262,13 +262,26 @@ def test_only_in_the_main_thread(loop_factory):
 
 
 @pytest.mark.uringloop_only  # the selector loop raises ValueError out of close(), and is closed all the same
-def test_closed_in_another_thread(loop):
-    """It can't give the signals back; the next loop in the main thread can take them."""
+def test_closed_in_another_thread(loop, loops, seen, stack):
+    """It can't give the signals back. Nobody gets its number, until a loop in the main thread has taken them over."""
+    first, = loops(1)
+    first.add_signal_handler(signal.SIGUSR2, seen.append, 2)
     loop.add_signal_handler(signal.SIGUSR1, print)
+    number = wakeup_fd()
     thread = threading.Thread(target=loop.close)
     thread.start()
     thread.join()
     assert loop.is_closed() and not loop._signal_handlers
+    strangers = [stack.enter_context(sock) for _ in range(10) for sock in socket.socketpair()]
+    assert number not in {sock.fileno() for sock in strangers}
+    kill(signal.SIGUSR1)
+    kill(signal.SIGUSR2)
+    check_silent(strangers)
+    first.run_until_complete(until(lambda: seen))
+    first.close()
+    with pytest.raises(OSError):
+        os.fstat(number)
+    assert wakeup_fd() == -1
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
@@ -455,6 +468,185 @@ def test_loops_beside_each_other(loops, seen, adding, closing):
     several[left].run_until_complete(until(lambda: seen))
     timer.join()
     assert seen == [left]
+
+
+# -- numbers that have become another file's --
+
+
+@pytest.fixture
+def usr2():
+    """SIGUSR2 is handled, and by no loop."""
+    signal.signal(signal.SIGUSR2, lambda *_: None)
+    yield
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+
+
+@pytest.fixture
+def reuse(stack):
+    """`strangers = reuse(number)`: non-blocking sockets, one of which has got the number."""
+
+    def reuse(number):
+        sockets = []
+        while number not in {sock.fileno() for sock in sockets}:
+            sockets += [stack.enter_context(sock) for sock in socket.socketpair()]
+        for sock in sockets:
+            sock.setblocking(False)
+        return sockets
+
+    return reuse
+
+
+def check_silent(sockets):
+    for sock in sockets:
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(10)
+
+
+@pytest.mark.parametrize("handlers", ["with handlers", "without handlers"])
+def test_loop_that_had_the_signals_is_closed_while_another_runs(loops, usr2, reuse, handlers):
+    loop, = loops(1)
+    earlier = asyncio.SelectorEventLoop()
+    earlier.add_signal_handler(signal.SIGUSR1, print)
+    number = wakeup_fd()
+    if handlers == "with handlers":
+        loop.add_signal_handler(signal.SIGHUP, print)
+
+    async def main():
+        earlier.close()
+        strangers = reuse(number)
+        kill(signal.SIGUSR2)
+        await turns(3)
+        return strangers
+
+    strangers = loop.run_until_complete(main())
+    kill(signal.SIGUSR2)
+    if handlers == "with handlers":
+        loop.remove_signal_handler(signal.SIGHUP)
+    kill(signal.SIGUSR2)
+    loop.close()
+    kill(signal.SIGUSR2)
+    check_silent(strangers)
+    assert wakeup_fd() == -1
+
+
+def test_loop_that_has_no_more_handlers_gets_no_signals_back(loops, usr2, reuse):
+    """As it has no handlers when it closes, it unsets nothing then."""
+    loop, = loops(1)
+    other = asyncio.SelectorEventLoop()
+    other.add_signal_handler(signal.SIGUSR1, print)
+    number = wakeup_fd()
+
+    async def main():
+        other.remove_signal_handler(signal.SIGUSR1)
+
+    loop.run_until_complete(main())
+    other.close()
+    strangers = reuse(number)
+    kill(signal.SIGUSR2)
+    check_silent(strangers)
+    assert wakeup_fd() == -1
+
+
+@pytest.mark.uringloop_only  # the selector loop has nothing to do with it
+@pytest.mark.parametrize("number_is", ["closed", "a stranger's"])
+@pytest.mark.parametrize("when", ["before the run", "in the run"])
+def test_program_s_own_is_closed_and_never_unset(loops, usr2, stack, number_is, when):
+    loop, = loops(1)
+    mine, other_end = socket.socketpair()
+    mine.setblocking(False)
+    number = mine.fileno()
+    stack.enter_context(other_end)
+    strangers = []
+
+    async def main():
+        if when == "in the run":
+            signal.set_wakeup_fd(number)
+            # The loop has them again, and knows whose they were.
+            loop.add_signal_handler(signal.SIGUSR1, print)
+        mine.close()
+        if number_is == "a stranger's":
+            for sock in socket.socketpair():
+                strangers.append(stack.enter_context(sock))
+            assert number in {sock.fileno() for sock in strangers}
+        kill(signal.SIGUSR2)
+        await turns(3)
+        if when == "in the run":
+            loop.remove_signal_handler(signal.SIGUSR1)
+
+    if when == "before the run":
+        signal.set_wakeup_fd(number)
+    loop.run_until_complete(main())
+    kill(signal.SIGUSR2)
+    check_silent(strangers)
+    assert wakeup_fd() == -1
+
+
+@pytest.mark.uringloop_only  # the selector loop leaves the closed number set
+def test_program_sets_its_own_in_the_run_and_closes_it(loops):
+    loop, = loops(1)
+
+    async def main():
+        mine, other_end = socket.socketpair()
+        mine.setblocking(False)
+        signal.set_wakeup_fd(mine.fileno())
+        mine.close()
+        other_end.close()
+
+    loop.run_until_complete(main())
+    assert wakeup_fd() == -1
+
+
+@pytest.mark.uringloop_only  # what a selector loop has set stays set
+def test_number_of_a_loop_that_was_interrupted_while_it_took_the_signals(loops, usr2, reuse, monkeypatch):
+    """An interrupt that comes behind the very call of signal.set_wakeup_fd()."""
+    loop, = loops(1)
+    set_wakeup_fd = signal.set_wakeup_fd
+
+    def interrupted(number):
+        monkeypatch.undo()
+        set_wakeup_fd(number)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal, "set_wakeup_fd", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    number = loop._csock.fileno()
+    loop.close()
+    strangers = reuse(number)
+    kill(signal.SIGUSR2)
+    check_silent(strangers)
+    assert wakeup_fd() == -1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("way", ["closes the loop", "ends the run"])
+def test_forked_child_leaves_the_parent_its_signals(loops, seen, way):
+    """Neither reads the child what was written for its parent, nor are its own written there."""
+    loop, = loops(1)
+    if way == "closes the loop" and not hasattr(loop, "_proactor"):
+        pytest.skip("a selector loop takes its descriptors out of the parent's epoll set")
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+    loop.add_signal_handler(signal.SIGUSR2, seen.append, 2)
+
+    async def main():
+        kill(signal.SIGUSR1)
+        if os.fork() == 0:
+            raise SystemExit
+        os.wait()
+
+    try:
+        loop.run_until_complete(main())
+    except SystemExit:
+        try:
+            if way == "closes the loop":
+                loop.close()
+            signal.signal(signal.SIGUSR2, lambda *_: None)
+            kill(signal.SIGUSR2)
+        finally:
+            os._exit(0)
+    loop.run_until_complete(turns(5))
+    assert seen == [1]
 
 
 # -- many --

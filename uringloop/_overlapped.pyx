@@ -568,7 +568,7 @@ cdef class Overlapped:
             _kept.append(self)
         else:
             self._unhold()
-        self.future = self.obj = self.callback = self.done_handle = None
+        self.future = self.obj = self.callback = None
         return 0
 
     cdef int own(self, future, obj, callback) except -1:

@@ -32,12 +32,14 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     waits, so that the socket may be closed behind it.
 # T8: sock_connect resolves host names and takes every address family, as the selector loop does.
 # T9: Sending a file goes by what was really sent: a file that shrinks ends it, the file's position
-#     is right after an error, and a first error means that there is no native sendfile. Whether the
-#     position is set when nothing was sent is as on this Python's selector loop.
+#     is right after an error, and a first error means that there is no native sendfile. Each block is
+#     sent by the selector loop's own function, so that all of it is as on this Python, and detectors
+#     of blocking calls (blockbuster), which know it by its file and name, do not tell of it.
 # T10: TLS and plain connections are made on the transports of this file.
 # T11: A transport that closes with data still to send takes what its protocol has left to say until
 #     the last byte is out, as on the selector loop: TLS answers the peer's close_notify then.
-# T12: A loop that closes does not unset the wake-up descriptor of signals, which may be another's.
+# T12: A loop that is made or closed does not set or unset the wake-up descriptor of signals, which may
+#     be another's, and which not every thread may set.
 # T13: Where asyncio hands a connection a context (from Python 3.15 on), all that the loop calls for
 #     that connection runs in this one, as on the selector loop; the stdlib's proactor ignores it.
 # T14: resume_writing() is called when the buffer has shrunk to its low-water mark, and not only when
@@ -72,14 +74,6 @@ _DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._d
 
 # The base class's method, called by name: super() would search all bases at every read.
 _read_data_received = proactor_events._ProactorReadPipeTransport._data_received
-
-# Whether sendfile leaves the file's position at its offset even if nothing was sent: a later
-# micro release of 3.13 began to, and dropped the helper's parameter.
-_POSITION_ALWAYS_SET = 'total_sent' not in inspect.signature(
-    unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
-
-# The most that sendfile(2) sends in one call.
-_SENDFILE_LIMIT = 0x7ffff000
 
 # accept(2): errors of one connection, or of the network below it; the next may be well.
 _ACCEPT_GOES_ON = frozenset((
@@ -489,6 +483,23 @@ def _make_socket_transport(loop, sock, protocol, waiter, extra, server, context)
     return _OneContextSocketTransport(loop, sock, protocol, waiter, extra, server, context)
 
 
+# ours: differs[T9]
+class _Sendfile:
+    """What _sock_sendfile_native_impl() takes for its loop: it calls nothing back, and says how it would be called."""
+
+    _sock_sendfile_native_impl = unix_events._UnixSelectorEventLoop._sock_sendfile_native_impl
+    _sock_sendfile_update_filepos = unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos
+
+    def add_writer(self, fd, callback, *args):
+        self.next_step = args
+
+    def remove_writer(self, fd):
+        pass
+
+    def _sock_add_cancellation_callback(self, fut, sock):
+        pass
+
+
 # ours: _loop_writing() of the transports of a closed loop
 def _refuse_to_write(f=None, data=None):
     raise RuntimeError('Event loop is closed')
@@ -497,6 +508,18 @@ def _refuse_to_write(f=None, data=None):
 # stdlib: BaseProactorEventLoop
 class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     """The stdlib's proactor loop, with the transports above."""
+
+    # stdlib: BaseProactorEventLoop.__init__
+    def __init__(self, proactor):
+        # differs[T12]
+        super(proactor_events.BaseProactorEventLoop, self).__init__()
+        logger.debug('Using proactor: %s', proactor.__class__.__name__)
+        self._proactor = proactor
+        self._selector = proactor
+        self._self_reading_future = None
+        self._accept_futures = {}
+        proactor.set_loop(self)
+        self._make_self_pipe()
 
     # stdlib: BaseProactorEventLoop._make_socket_transport
     def _make_socket_transport(self, sock, protocol, waiter=None,
@@ -644,27 +667,18 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             return 0  # empty file
 
         # differs[T9]
-        total_sent = 0
+        fut = self.create_future()
+        sending = _Sendfile()
+        step = fut, None, sock, fileno, offset, count, count or fsize, 0
         try:
-            while not count or total_sent < count:
-                blocksize = min(count - total_sent if count else fsize, _SENDFILE_LIMIT)
-                try:
-                    sent = os.sendfile(sock.fileno(), fileno, offset + total_sent, blocksize)
-                except (BlockingIOError, InterruptedError):
-                    pass
-                except OSError as exc:
-                    if total_sent == 0:
-                        raise exceptions.SendfileNotAvailableError("os.sendfile call failed")
-                    if exc.errno == errno.ENOTCONN and type(exc) is not ConnectionError:
-                        raise ConnectionError("socket is not connected", errno.ENOTCONN) from exc
-                    raise
-                else:
-                    if sent == 0:
-                        break  # the file ends here
-                    total_sent += sent
+            while True:
+                sending._sock_sendfile_native_impl(*step)
+                if fut.done():
+                    return fut.result()
+                step = sending.next_step
                 self._ensure_may_sendfile(sock.fileno())
-                if count and total_sent >= count:
-                    break
+                if count and step[-1] >= count:
+                    continue
                 # Also after a success: others have their turn between two blocks.
                 try:
                     await self._proactor._poll_socket(sock, select.POLLOUT)
@@ -673,10 +687,11 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                         raise
                     # differs[T19]: it is the transport's own end that cancels a wait on its socket.
                     raise ConnectionError("Connection is closed by peer") from exc
-            return total_sent
         finally:
-            if total_sent > 0 or _POSITION_ALWAYS_SET:
-                os.lseek(fileno, offset + total_sent, os.SEEK_SET)
+            if not fut.done():
+                # It sets the file's position then.
+                fut.cancel()
+                sending._sock_sendfile_native_impl(*step)
 
     # stdlib: BaseProactorEventLoop._start_serving
     def _start_serving(self, protocol_factory, sock,

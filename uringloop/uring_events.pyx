@@ -44,7 +44,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D14: The self-pipe is read for signals only. Threads wake the ring through an eventfd of its own,
 #     which costs half as much.
 # D15: Windows has one loop a process for the wake-up descriptor of signals. Here a loop has it while it
-#     runs or has signal handlers, and gives it back to the loop, or to the program, that had it before.
+#     runs or has signal handlers, and gives it back to the loop, or to the program, that had it before;
+#     not where `threading` sees the main thread, but where the interpreter lets it be set.
 # D16: Cancelling needs no care for operations that completed in the meantime: nothing has to be
 #     unregistered, the table drops a cancelled operation with its final completion.
 # D17: `concurrency` says how many threads may run on a completion port; a ring has one. What can
@@ -57,9 +58,9 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     clean-up would undo the set-up of the run around it.
 # D20: The self-pipe is read from the loop's beginning to its end, and not in its runs only: who drives
 #     a loop by _run_once() gets his signals, too.
-# D21: The callback that a future is given first needs no Handle when its operation completes: it has
-#     been made ready when it was added. The order of callbacks and their contexts are the stdlib's;
-#     in debug mode they are Handles.
+# D21: The only callback of a future needs no Handle when its operation completes: it has been made
+#     ready when it was added. As soon as there is a second one, both are the stdlib's future's; and
+#     where call_soon() or Handles are not the stdlib's own, or in debug mode, it is left to them.
 # D22: The functions that finish an operation are not inner ones, but stand before the class and are
 #     bound by partial(): an inner function of Cython's never gives back its reference to its type,
 #     so that each operation would leave one behind in sys.gettotalrefcount().
@@ -67,10 +68,13 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     The ring ends what is in flight itself, and nobody is left to be told.
 # D24: What is started in a tick begins at its end. What is to be sent is sent before that when the run
 #     ends, or the loop closes, in whatever thread: no later tick may come.
-# D25: A sleep that a timer ends is as long as is asked for, to the nanosecond, but such sleeps do not
+# D25: Programs reach for `loop._selector`. select() can be replaced on the instance, as a virtual clock
+#     does; get_key() and get_map() tell of readers and writers; what would change a selector behind
+#     the loop's back is missing, and says what to call instead.
+# D26: A sleep that a timer ends is as long as is asked for, to the nanosecond, but such sleeps do not
 #     end more often than once a millisecond: timers that are due by then fire together, as they do
 #     where the selector loop sleeps in whole milliseconds. None fires early.
-# D26: Closing a proactor with thousands of receives in flight does not cancel them one by one: the
+# D27: Closing a proactor with thousands of receives in flight does not cancel them one by one: the
 #     kernel would search for each. The ring's end ends them all.
 import _socket
 import errno
@@ -79,9 +83,10 @@ import select
 import socket
 import time
 import weakref
-from asyncio import base_events, futures
+from asyncio import base_events, events, futures
 from asyncio.log import logger
 from functools import partial
+from types import MappingProxyType
 
 cimport cython
 from cpython.object cimport PyObject
@@ -97,6 +102,10 @@ cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
+    bint PyMethod_Check(object)
+    PyObject* PyMethod_GET_FUNCTION(object)
+    PyObject** _PyObject_GetDictPtr(object)
+    void Py_CLEAR(PyObject*)
 
 cdef extern from "<poll.h>":
     enum: POLLIN
@@ -153,10 +162,9 @@ cdef int _set_result(object f, Overlapped ov, object value) except -1:
     if type(f) is not _OverlappedFuture:
         f.set_result(value)
         return 0
-    _schedule(ov)
     _future_set_result(f, value)
     _set_overlapped(f, None)
-    return 0
+    return _schedule(ov)
 
 
 # ours: f.done(), as above: whatever makes such a future done takes its operation away.
@@ -175,19 +183,37 @@ cdef inline int _set_overlapped(object f, object ov) except -1:
     return Py_TYPE(_overlapped_slot).tp_descr_set(_overlapped_slot, f, ov)
 
 
-# ours: have the first done-callback run; differs[D21]
+cdef object _Handle = events.Handle
+cdef object _handle_run = events.Handle._run
+cdef object _call_soon = base_events.BaseEventLoop.call_soon
+# A future that is not C's (nest_asyncio puts the one in Python into its place) keeps its callbacks itself.
+cdef bint _has_c_futures = hasattr(futures.Future, '_callbacks')
+cdef object _get_callbacks = getattr(futures.Future, '_callbacks', None)
+# What ov.done_handle is when the future has had several callbacks.
+cdef object _IN_LIST = object()
+
+
+# ours: have the only done-callback run, once the future is done; differs[D21]
 cdef int _schedule(Overlapped ov) except -1:
-    cdef _DoneHandle handle = ov.done_handle
-    if handle is not None:
-        ov.done_handle = None
-        handle._loop._ready.append(handle)
+    cdef _DoneHandle handle
+    if ov.done_handle is None or ov.done_handle is _IN_LIST:
+        return 0
+    handle = ov.done_handle
+    ov.done_handle = None
+    loop = handle._loop
+    call_soon = loop.call_soon
+    if PyMethod_Check(call_soon) and <object> PyMethod_GET_FUNCTION(call_soon) is _call_soon \
+            and events.Handle is _Handle and _Handle._run is _handle_run:
+        loop._ready.append(handle)
+    else:
+        call_soon(handle._callback, handle._future, context=handle._context)
     return 0
 
 
-# ours: the first done-callback needs no Handle; differs[D21]
+# ours: the only done-callback needs no Handle; differs[D21]
 @cython.freelist(256)
 cdef class _DoneHandle:
-    """The first done-callback of an operation's future, ready to be run by the loop.
+    """The only done-callback of an operation's future, ready to be run by the loop.
 
     What the loop looks at in an events.Handle: _cancelled, and _run().
     """
@@ -206,24 +232,33 @@ cdef class _DoneHandle:
     def _args(self):
         return (self._future,)
 
+    cdef object _as_handle(self):
+        """Return the Handle that this stands for."""
+        handle = _Handle(self._callback, (self._future,), self._loop, self._context)
+        # It was not made here.
+        handle._source_traceback = None
+        return handle
+
     def __repr__(self):
-        return f'<{type(self).__name__} {self._callback!r} {self._future!r}>'
+        return repr(self._as_handle())
 
     def _run(self):
-        future, self._future = self._future, None
         try:
             PyContext_Enter(self._context)
             try:
-                self._callback(future)
+                self._callback(self._future)
             finally:
                 PyContext_Exit(self._context)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
+            handle = self._as_handle()
+            # Behind the name of the class.
+            callback = handle._repr_info()[1]
             self._loop.call_exception_handler({
-                'message': f'Exception in callback {self._callback!r}',
+                'message': f'Exception in callback {callback}',
                 'exception': exc,
-                'handle': self,
+                'handle': handle,
             })
 
 
@@ -261,24 +296,31 @@ class _OverlappedFuture(futures.Future):
 
     # stdlib: _OverlappedFuture.cancel
     def cancel(self, msg=None):
-        if self._ov is not None:
-            _schedule(self._ov)
+        ov = self._ov
         self._cancel_overlapped()
-        return super().cancel(msg=msg)
+        cancelled = super().cancel(msg=msg)
+        # differs[D21]
+        if ov is not None:
+            _schedule(ov)
+        return cancelled
 
     # stdlib: _OverlappedFuture.set_exception
     def set_exception(self, exception):
-        if self._ov is not None:
-            _schedule(self._ov)
+        ov = self._ov
         super().set_exception(exception)
         self._cancel_overlapped()
+        # differs[D21]
+        if ov is not None:
+            _schedule(ov)
 
     # stdlib: _OverlappedFuture.set_result
     def set_result(self, result):
-        if self._ov is not None:
-            _schedule(self._ov)
+        ov = self._ov
         super().set_result(result)
         self._ov = None
+        # differs[D21]
+        if ov is not None:
+            _schedule(ov)
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -287,23 +329,42 @@ class _OverlappedFuture(futures.Future):
     def add_done_callback(self, fn, *, context=None):
         cdef Overlapped ov = _get_overlapped(self)
         cdef _DoneHandle handle
-        if ov is None or ov.done_handle is not None or ov.traced:
+        if ov is None or ov.traced or not _has_c_futures:
             super().add_done_callback(fn, context=context)
-            return
-        handle = _DoneHandle.__new__(_DoneHandle)
-        handle._callback = fn
-        handle._context = PyContext_CopyCurrent() if context is None else context
-        handle._future = self
-        handle._loop = self._loop
-        ov.done_handle = handle
+        elif ov.done_handle is None:
+            handle = _DoneHandle.__new__(_DoneHandle)
+            handle._callback = fn
+            handle._context = PyContext_CopyCurrent() if context is None else context
+            handle._future = self
+            handle._loop = self._loop
+            ov.done_handle = handle
+        else:
+            if ov.done_handle is not _IN_LIST:
+                handle = ov.done_handle
+                ov.done_handle = _IN_LIST
+                super().add_done_callback(handle._callback, context=handle._context)
+            super().add_done_callback(fn, context=context)
 
     def remove_done_callback(self, fn):
-        cdef Overlapped ov = self._ov
-        removed = super().remove_done_callback(fn)
-        if ov is not None and ov.done_handle is not None and ov.done_handle._callback == fn:
+        cdef Overlapped ov = _get_overlapped(self)
+        first = None if ov is None else ov.done_handle
+        if first is None or first is _IN_LIST:
+            return super().remove_done_callback(fn)
+        # The comparison may be anybody's, and do anything.
+        if (first._callback is fn or first._callback == fn) and ov.done_handle is first:
             ov.done_handle = None
-            removed += 1
-        return removed
+            return 1
+        return super().remove_done_callback(fn)
+
+    if _has_c_futures:
+        @property
+        def _callbacks(self):
+            """What repr() tells, in pairs of a callback and its context; None for none."""
+            cdef Overlapped ov = _get_overlapped(self)
+            first = None if ov is None else ov.done_handle
+            if first is None or first is _IN_LIST:
+                return _get_callbacks.__get__(self)
+            return [(first._callback, first._context)]
 
 
 cdef object _overlapped_slot = _OverlappedFuture.__dict__['_ov']
@@ -452,8 +513,6 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             proactor = IouringProactor()
         try:
             super().__init__(proactor)
-            # differs[D15]
-            self._want_signals()
         except BaseException:
             self._closed = True
             if made:
@@ -601,9 +660,17 @@ cdef class IouringProactor:
     cdef bint _any_stopped      # the set is not empty; asking it at every completion costs more
     cdef int64_t _timer_due     # when the next sleep may end by a timer
     cdef object __weakref__
+    cdef dict __dict__          # for a select() of somebody else's, D25
+
+    def __cinit__(self):
+        # The dict is made when something is put into it: CPython finds methods faster where there is none.
+        Py_CLEAR(_PyObject_GetDictPtr(self)[0])
 
     # stdlib: IocpProactor.__init__
     def __init__(self, rung=None, kernel=None):
+        if self._ring is not None:
+            # Somebody may be waiting in it.
+            raise RuntimeError('IouringProactor is already initialized')
         # differs[D17]
         self._loop = None
         self._future_kwargs = {}
@@ -618,9 +685,15 @@ cdef class IouringProactor:
         self._check_open()
 
     cdef int _check_open(self) except -1:
-        if self._ring is None or not self._ring._proactor.is_open():
+        if not self._made_ring()._proactor.is_open():
             raise RuntimeError('IouringProactor is closed')
         return 0
+
+    cdef Ring _made_ring(self):
+        if self._ring is None:
+            # A method of None would be called, and not refused.
+            raise RuntimeError('IouringProactor.__init__() was not called')
+        return self._ring
 
     # stdlib: IocpProactor.__repr__
     def __repr__(self):
@@ -642,6 +715,7 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor.select
     def select(self, timeout=None):
+        # differs[D25]
         if not self._results:
             self._poll(timeout)
         tmp = self._results
@@ -803,14 +877,14 @@ cdef class IouringProactor:
         return self._wait_for_handle(handle, timeout, False)
 
     # stdlib: IocpProactor._wait_cancel
-    def _wait_cancel(self, event, done_callback):
+    def _wait_cancel(self, Overlapped event not None, done_callback):
         # differs[D10]: `event` is the operation that is to end.
         f = _WaitCancelFuture(event, event.obj, None, loop=self._loop)
         # The end may come in close(), when the loop runs no callbacks.
         f._done_callback = done_callback
         event.cancel()
         # differs[D22]
-        (<Overlapped> event).own(f, event.obj, finish_wait_cancel)
+        event.own(f, event.obj, finish_wait_cancel)
         return f
 
     # stdlib: IocpProactor._wait_for_handle
@@ -844,7 +918,7 @@ cdef class IouringProactor:
         return fd
 
     # stdlib: IocpProactor._register
-    def _register(self, ov, obj, callback):
+    def _register(self, Overlapped ov not None, obj, callback):
         return self._future_of(ov, obj, callback)
 
     cdef object _future_of(self, Overlapped ov, obj, callback):
@@ -873,7 +947,7 @@ cdef class IouringProactor:
         return f
 
     # stdlib: IocpProactor._unregister
-    def _unregister(self, ov):
+    def _unregister(self, Overlapped ov not None):
         """Ask an operation to end whose future has been cancelled."""
         self._check_closed()
         # differs[D16]
@@ -883,6 +957,7 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor._poll
     def _poll(self, timeout=None):
+        cdef Ring ring = self._made_ring()
         cdef Overlapped ov
         cdef int64_t ns, now, woken
         if timeout is None:
@@ -896,19 +971,18 @@ cdef class IouringProactor:
                 raise ValueError("timeout too big")
             ns = wanted
 
-        self._check_open()
         if ns > 0:
-            # differs[D25]
-            now = self._ring._proactor.now()
+            # differs[D26]
+            now = ring._proactor.now()
             ns = max(ns, self._timer_due - now)
-            self._ring._wait(ns)
-            woken = self._ring._proactor.now()
+            ring._wait(ns)
+            woken = ring._proactor.now()
             if woken - now >= ns:
                 self._timer_due = woken + TIMER_INTERVAL
         else:
-            self._ring._wait(ns)
+            ring._wait(ns)
         while True:
-            ov = self._ring._next()
+            ov = ring._next()
             if ov is None:
                 break
 
@@ -960,6 +1034,7 @@ cdef class IouringProactor:
     # stdlib: IocpProactor._stop_serving
     def _stop_serving(self, obj):
         # obj is about to be closed, in BaseProactorEventLoop._stop_serving(). Nothing holds it open.
+        self._made_ring()
         self._stopped_serving[id(obj)] = obj
         self._any_stopped = True
 
@@ -977,7 +1052,7 @@ cdef class IouringProactor:
         # differs[D24]
         self._submit()
         if self._ring.in_flight > MANY:
-            # differs[D26]
+            # differs[D27]
             self._ring.leave_polls()
 
         # Cancel remaining registered operations.
@@ -1048,12 +1123,11 @@ cdef class IouringProactor:
 
     def _submit(self):
         """Send what was given to be sent in this tick now, as far as there is room; in any thread."""
-        if self._ring is not None:
-            self._ring._send_queued()
+        self._made_ring()._send_queued()
 
     def _wake(self):
         """End the sleep of the thread in select(); for any thread."""
-        self._ring.wake()
+        self._made_ring().wake()
 
     def _settle(self, obj):
         """differs[D13]: see what is in flight on obj end, before obj is closed."""
@@ -1062,7 +1136,7 @@ cdef class IouringProactor:
 
     def _forget(self, obj):
         """Leave nothing behind of waits on obj, which goes on as a transport's."""
-        self._ring.forget(fileno(obj))
+        self._made_ring().forget(fileno(obj))
 
     def _extend_send(self, future, data):
         """Send data along with what the future is of; False if the kernel may have that already."""
@@ -1077,8 +1151,24 @@ cdef class IouringProactor:
         return self._future_of(ov, sock, _finish_socket_func)
 
     def get_key(self, fd):
-        """Tell for which events fd is waited for, as a selector would: `loop._selector` is asked."""
+        """differs[D25]: tell for which events fd is waited for, as a selector would."""
         return self._loop._get_key(fd)
+
+    def get_map(self):
+        """differs[D25]: return {fd: key} of readers and writers; what transports wait for is not in it."""
+        return MappingProxyType(self._loop._keys)
+
+    @property
+    def register(self):
+        raise _is_no_selector('register')
+
+    @property
+    def unregister(self):
+        raise _is_no_selector('unregister')
+
+    @property
+    def modify(self):
+        raise _is_no_selector('modify')
 
     def _poll_repeatedly(self, fd, events, on_ready):
         """Call on_ready() in each turn in which `events` hold on fd, until it answers false.
@@ -1093,6 +1183,13 @@ cdef class IouringProactor:
 
 
 cdef object _finish_socket_func = IouringProactor.finish_socket_func
+
+
+# ours: hasattr() is to be false of what can't be done; differs[D25]
+cdef object _is_no_selector(name):
+    return AttributeError(
+        f"'IouringProactor' object has no attribute '{name}': it is no selector; use the loop's add_reader(), "
+        "add_writer(), remove_reader() and remove_writer()")
 
 
 # absent: _WindowsSubprocessTransport: unix_events has Unix's

@@ -1,0 +1,102 @@
+"""Where Python is embedded: the main thread is not the one that `threading` takes for it, or there is none.
+
+A loop can be made and run there, on both loops; signal handlers are refused where the interpreter refuses them.
+"""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+WORK = """
+import sys
+sys.path[:] = {path!r}
+import asyncio, contextlib, signal
+loop_factory = {loop_factory}
+
+async def exchange():
+    async def serve(reader, writer):
+        writer.write(await reader.readline())
+        writer.close()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"hello\\n")
+    assert await reader.read() == b"hello\\n"
+    writer.close()
+    server.close()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-Sc", "print('there')", stdout=-1)
+    return (await process.communicate())[0].decode().strip()
+
+with contextlib.closing(loop_factory()) as loop:
+    print(loop.run_until_complete(exchange()))
+    try:
+        loop.add_signal_handler(signal.SIGUSR1, lambda: seen.append(signal.SIGUSR1))
+    except RuntimeError as error:
+        print("refused:", error)
+    else:
+        seen = []
+        signal.raise_signal(signal.SIGUSR1)
+        while not seen:
+            loop.run_until_complete(asyncio.sleep(0))
+        print("a signal")
+    print(loop.remove_signal_handler(signal.SIGUSR1))
+    asyncio.run(asyncio.sleep(0), loop_factory=loop_factory)
+    print(signal.SIGUSR1 in loop._signal_handlers)
+"""
+
+FOREIGN_THREAD = """
+import _thread, sys
+assert "threading" not in sys.modules
+ended = _thread.allocate_lock()
+ended.acquire()
+
+def work():
+    try:
+        {there}
+    finally:
+        ended.release()
+_thread.start_new_thread(work, ())
+ended.acquire()
+{here}
+"""
+
+SUB_INTERPRETER = """
+try:
+    import _interpreters as interpreters
+    made = interpreters.create("legacy")
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    made = interpreters.create(isolated=False)
+run = getattr(interpreters, "exec", None) or interpreters.run_string
+error = run(made, {work!r})
+if error is not None:
+    print(error.formatted)
+interpreters.destroy(made)
+"""
+
+REFUSED = "refused: set_wakeup_fd only works in main thread of the main interpreter"
+
+
+@pytest.mark.parametrize("where, signals", [
+    ("in the thread that imports threading", REFUSED),
+    ("in the main thread when another has imported threading", "a signal"),
+    ("in a sub-interpreter", REFUSED),
+])
+def test_loop_runs(loop_factory, where, signals):
+    name = "asyncio.SelectorEventLoop"
+    if loop_factory.__name__ == "new_event_loop":
+        name = "__import__('uringloop').new_event_loop"
+    work = WORK.format(path=sys.path, loop_factory=name)
+    execute = f"exec({work!r}, dict(__name__='work'))"
+    code = {
+        "in the thread that imports threading": FOREIGN_THREAD.format(there=execute, here=""),
+        "in the main thread when another has imported threading":
+            FOREIGN_THREAD.format(there="import threading", here=execute),
+        "in a sub-interpreter": SUB_INTERPRETER.format(work=work),
+    }[where]
+    # -S: what site imports may import threading.
+    done = subprocess.run([sys.executable, "-S", "-c", textwrap.dedent(code)], capture_output=True, text=True,
+                          timeout=30)
+    # A thread that threading does not know ends with a message on some Pythons; so does the other loop's run.
+    assert done.stdout.splitlines() == ["there", signals, str(signals == "a signal"), "False"], done.stderr
