@@ -201,7 +201,7 @@ cdef class Overlapped:
     cdef int prep_read_into(self, int fd, buf) except -1
     cdef int prep_send(self, int fd, buf, unsigned flags, bint at_once=*) except -1
     cdef int prep_write(self, int fd, buf) except -1
-    cdef bint extend(self, data) except -1
+    cdef bint extend(self, data, Py_ssize_t limit) except -1
     cdef bint prep_sendto(self, int fd, int family, buf, unsigned flags, addr) except -1
     cdef int prep_sendfile(self, int fd, int file, offset, count) except -1
     cdef int finish(self, value) except -1

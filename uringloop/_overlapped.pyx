@@ -572,6 +572,30 @@ cdef class Overlapped:
 
     # -- the operation as seen from Python --
 
+    @property
+    def unsent(self):
+        """How many bytes of a send or write are not yet out; 0 when it has ended."""
+        if not self._viewing or not self._key or not self.pending:
+            return 0
+        return self._view.len - <Py_ssize_t> self.ring._proactor.peek(<uint32_t> self._key).done
+
+    def take_back(self, taken):
+        """Give up a send that the kernel has not got; False if it may have it, or has had all of it.
+
+        What is left to send is appended to `taken`, a list or a deque: no interrupt comes between.
+        """
+        cdef const Operation* operation
+        if not self._viewing or not self._key or not self.pending:
+            return False
+        operation = self.ring._proactor.peek(<uint32_t> self._key)
+        if operation.state != State.kQueued:
+            return False
+        data = <object> self._view.obj
+        taken.append(memoryview(data)[operation.done:] if operation.done else data)
+        self.cancel()
+        self.pending = False
+        return True
+
     def cancel(self):
         """Ask the operation to end.  It stays in the table until the kernel has let go of it."""
         if self.pending and self._key and not self.ring._proactor.forked():
@@ -809,9 +833,10 @@ cdef class Overlapped:
         self._fd = fd
         self._enter(self.ring._proactor.start_write(fd, self._view.buf, self._view.len))
 
-    cdef bint extend(self, data) except -1:
-        """Add to what a send or write has to send; False if the kernel may have its buffer already."""
+    cdef bint extend(self, data, Py_ssize_t limit) except -1:
+        """Add to what a send or write has to send, up to limit bytes; False if the kernel may have its buffer."""
         if not self._viewing or not self._key or self._kind == Kind.kSendTo \
+                or self._view.len + len(data) > limit \
                 or self.ring._proactor.peek(<uint32_t> self._key).state != State.kQueued:
             return False
         self.ring._check()
