@@ -579,10 +579,10 @@ cdef class Overlapped:
             return 0
         return self._view.len - <Py_ssize_t> self.ring._proactor.peek(<uint32_t> self._key).done
 
-    def take_back(self, taken):
+    def take_back(self, take):
         """Give up a send that the kernel has not got; False if it may have it, or has had all of it.
 
-        What is left to send is appended to `taken`, a list or a deque: no interrupt comes between.
+        take: called with what is left to send.  No interrupt comes between, if it is a builtin.
         """
         cdef const Operation* operation
         if not self._viewing or not self._key or not self.pending:
@@ -591,7 +591,7 @@ cdef class Overlapped:
         if operation.state != State.kQueued:
             return False
         data = <object> self._view.obj
-        taken.append(memoryview(data)[operation.done:] if operation.done else data)
+        take(memoryview(data)[operation.done:] if operation.done else data)
         self.cancel()
         self.pending = False
         return True

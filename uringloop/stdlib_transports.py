@@ -68,6 +68,7 @@ import itertools
 import os
 import select
 import socket
+import types
 import warnings
 from asyncio import (
     base_events, constants, events, exceptions, proactor_events, protocols, sslproto, trsock, unix_events)
@@ -80,6 +81,17 @@ _DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._d
 # ones gain nothing by it.
 _GATHER_ONE = 16383
 _GATHER_ALL = 65536
+
+
+# ours: what each queued datagram counts besides its length, which depends on the Python
+def _find_header_size():
+    probe = types.SimpleNamespace(_address=None, _conn_lost=0, _buffer=[], _buffer_size=0,
+                                  _write_fut=True, _maybe_pause_protocol=bool)
+    proactor_events._ProactorDatagramTransport.sendto(probe, b'1')
+    return probe._buffer_size - 1
+
+
+_HEADER_SIZE = _find_header_size()
 
 # How many buffers one sendmsg(2) takes.
 _IOV_MAX = os.sysconf('SC_IOV_MAX')
@@ -127,12 +139,13 @@ class _ClosingMixin:
     def close(self):
         if self._closing:
             return
-        self._closing = True
-        self._stop_reading()
         # differs[T11]
         if self._flush() and not self._conn_lost:
-            self._conn_lost += 1
+            # Scheduled first: a second close(), behind one that was interrupted, does no harm.
             self._loop.call_soon(self._call_connection_lost, None, context=self._context)
+            self._conn_lost += 1
+        self._closing = True
+        self._stop_reading()
 
     # stdlib: _ProactorBasePipeTransport.__del__
     def __del__(self, _warn=warnings.warn):
@@ -150,9 +163,6 @@ class _ClosingMixin:
         self._flush()
         if self._conn_lost:
             return
-        self._conn_lost += 1
-        self._closing = True
-        self._stop_reading()
         self._stop_writing()
         self._drop_unsent()
         # differs[T19]
@@ -160,6 +170,9 @@ class _ClosingMixin:
         if waiter is not None and not waiter.done():
             waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
         self._loop.call_soon(self._call_connection_lost, exc, context=self._context)
+        self._conn_lost += 1
+        self._closing = True
+        self._stop_reading()
 
     # stdlib: _ProactorBasePipeTransport._call_connection_lost
     def _call_connection_lost(self, exc):
@@ -170,8 +183,6 @@ class _ClosingMixin:
         finally:
             self._called_connection_lost = True
             self._conn_lost += 1
-            self._stop_writing()
-            self._drop_unsent()
             # differs[T4]
             proactor = self._loop._proactor
             if proactor is not None:
@@ -188,6 +199,8 @@ class _ClosingMixin:
                 else:
                     server._detach()
                 self._server = None
+            self._stop_writing()
+            self._drop_unsent()
 
     # stdlib: _ProactorReadPipeTransport.is_reading
     def is_reading(self):
@@ -256,7 +269,9 @@ class _ReadingMixin(_ClosingMixin):
     # -- ours: no counterpart in the stdlib's class --
 
     def _read_ready(self):
-        if self._conn_lost:
+        if self._conn_lost or self._closing:
+            # The close() was interrupted.
+            self._stop_reading()
             return
         if isinstance(self._protocol, protocols.BufferedProtocol):
             self._read_ready__get_buffer()
@@ -385,7 +400,6 @@ class _WritingMixin(_ClosingMixin):
                     return
                 if not self._flush():
                     if not self._conn_lost:
-                        self._buffer = self._buffer or collections.deque()
                         self._buffer.append(data)
                         self._maybe_pause_protocol()
                     return
@@ -427,22 +441,25 @@ class _WritingMixin(_ClosingMixin):
         gathered = self._gathered
         if gathered is not None:
             if gathered.pending:
-                taken = []
-                if not gathered.take_back(taken):
+                if self._buffer is None:
+                    self._buffer = collections.deque()
+                if gathered.take_back(self._buffer.appendleft):
+                    self._gathered = None
+                    if self._write_handle is None:
+                        self._send_buffer()
+                elif gathered.unsent:
                     # In flight: the kernel found no room when the last tick ended.
-                    if gathered.unsent:
-                        self._start_writing()
-                        return False
-                    self._gathered = None
-                else:
-                    self._gathered = None
-                    self._send(*taken)
-            else:
+                    self._start_writing()
+                    return False
+            elif gathered.error:
                 self._gathered = None
-                if gathered.error:
-                    self._fatal_error(OSError(gathered.error, os.strerror(gathered.error)),
-                                      'Fatal write error on socket transport')
-        return not self._buffer
+                self._fatal_error(OSError(gathered.error, os.strerror(gathered.error)),
+                                  'Fatal write error on socket transport')
+            self._gathered = None
+        if self._buffer:
+            self._start_writing()
+            return False
+        return True
 
     def _send(self, data):
         """Send what there is room for; the rest waits for some."""
@@ -476,25 +493,10 @@ class _WritingMixin(_ClosingMixin):
             self._flush()
             if self._conn_lost:
                 return
-        buffer = self._buffer
-        if buffer:
-            try:
-                sent = self._sock.sendmsg(itertools.islice(buffer, _IOV_MAX))
-            except (BlockingIOError, InterruptedError):
+        if self._buffer:
+            self._send_buffer()
+            if self._conn_lost:
                 return
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._buffer = None
-                self._fatal_error(exc, 'Fatal write error on socket transport')
-                return
-            while sent:
-                size = len(buffer[0])
-                if size > sent:
-                    buffer[0] = memoryview(buffer[0])[sent:]
-                    break
-                sent -= size
-                buffer.popleft()
         self._maybe_resume_protocol()  # It may write.
         if self._buffer or self._conn_lost:
             return
@@ -509,6 +511,27 @@ class _WritingMixin(_ClosingMixin):
         # Last: whatever an interrupt has left undone above comes again.
         self._buffer = None
         self._stop_writing()
+
+    def _send_buffer(self):
+        """Send of the buffer what there is room for."""
+        buffer = self._buffer
+        try:
+            sent = self._sock.sendmsg(itertools.islice(buffer, _IOV_MAX))
+        except (BlockingIOError, InterruptedError):
+            return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._buffer = None
+            self._fatal_error(exc, 'Fatal write error on socket transport')
+            return
+        while sent:
+            size = len(buffer[0])
+            if size > sent:
+                buffer[0] = memoryview(buffer[0])[sent:]
+                break
+            sent -= size
+            buffer.popleft()
 
     def _gathering_failed(self):
         gathered = self._gathered
@@ -533,27 +556,21 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
 
     # stdlib: _ProactorDatagramTransport.__init__
     def __init__(self, loop, sock, protocol, address=None, waiter=None, extra=None):
-        # What each queued datagram counts; the size of a header depends on the Python.
-        self._sizes = collections.deque()
         self._queueing = False
         super().__init__(loop, sock, protocol, address, waiter, extra)
 
     # stdlib: _ProactorDatagramTransport.sendto
     def sendto(self, data, addr=None):
-        if self._sock is None or self._buffer is None:
-            return                        # aborted, or closed: there is nowhere to send to
-        before = self._buffer_size
-        queued = len(self._buffer)
+        if self._sock is None:
+            return                        # closed: there is nowhere to send to
         # The stdlib's method checks and queues; what it would do at once is done below.
         self._queueing = True
         try:
             super().sendto(data, addr)
         finally:
             self._queueing = False
-        if len(self._buffer) > queued:
-            self._sizes.append(self._buffer_size - before)
-            if not queued:
-                self._write_ready()
+        if self._flush():
+            return
         self._maybe_pause_protocol()
 
     # stdlib: _ProactorDatagramTransport._loop_writing
@@ -570,7 +587,9 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
     # -- ours: no counterpart in the stdlib's class --
 
     def _read_ready(self):
-        if self._conn_lost:
+        if self._conn_lost or self._closing:
+            # The close() was interrupted.
+            self._stop_reading()
             return
         try:
             data, addr = self._loop._proactor._receive_from(self._sock, self.max_size)
@@ -589,11 +608,15 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
         """Send what is queued, as long as there is room."""
         # error_received() may have closed, aborted or sent.
         while self._buffer:
-            data, addr = self._buffer[0]
+            # Out of the queue first: one that is interrupted is not sent again.
+            data, addr = self._buffer.popleft()
+            self._buffer_size -= len(data) + _HEADER_SIZE
             error = None
             try:
                 self._send(data, addr)
             except (BlockingIOError, InterruptedError):
+                self._buffer.appendleft((data, addr))
+                self._buffer_size += len(data) + _HEADER_SIZE
                 self._start_writing()
                 break
             except OSError as exc:
@@ -603,8 +626,6 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
             except BaseException as exc:
                 self._fatal_error(exc, 'Fatal write error on datagram transport')
                 return
-            self._buffer.popleft()
-            self._buffer_size -= self._sizes.popleft()
             if error is not None:
                 if self._buffer:
                     # What is queued does not depend on what the protocol does.
@@ -632,13 +653,14 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
         return self._buffer_size
 
     def _flush(self):
-        # What is queued has found no room.
+        """Send what is queued; true if nothing is left."""
+        if self._buffer and self._write_handle is None:
+            self._write_ready()
         return not self._buffer
 
     def _drop_unsent(self):
-        self._buffer = None
+        self._buffer.clear()
         self._buffer_size = 0
-        self._sizes.clear()
 
 
 # stdlib: _ProactorDuplexPipeTransport
@@ -714,7 +736,7 @@ class _Acceptor:
     """
 
     __slots__ = ('_loop', '_protocol_factory', '_sock', '_fd', '_sslcontext', '_server', '_backlog',
-                 '_timeouts', '_context', '_waiting')
+                 '_timeouts', '_context', '_handle', '_wait')
 
     def __init__(self, loop, protocol_factory, sock, sslcontext, server, backlog,
                  ssl_handshake_timeout, ssl_shutdown_timeout, context):
@@ -728,25 +750,29 @@ class _Acceptor:
         self._timeouts = {'ssl_handshake_timeout': ssl_handshake_timeout,
                           'ssl_shutdown_timeout': ssl_shutdown_timeout}
         self._context = context
+        self._handle = self._wait = None
 
     def start(self):
         """Have accept() called in each tick in which a client waits."""
         loop = self._loop
-        handle = events.Handle(self.accept, (), loop)
+        # The loop cancels what it finds here when it stops serving.
+        loop._accept_futures[self._fd] = self
+        self._handle = events.Handle(self.accept, (), loop)
+        self._wait = loop._proactor._run_when_ready(self._sock, select.POLLIN, self._handle, True)
 
-        def ready():
-            loop._add_callback(handle)
-            return True
-
-        self._waiting = loop._accept_futures[self._fd] = loop._proactor._poll_repeatedly(
-            self._fd, select.POLLIN, ready, self._sock)
+    def cancel(self):
+        if self._handle is not None:
+            self._handle.cancel()
+            self._wait.cancel()
+            self._handle = self._wait = None
 
     def is_stopped(self):
-        return self._loop._accept_futures.get(self._fd) is not self._waiting
+        return self._loop._accept_futures.get(self._fd) is not self
 
     def accept(self):
         loop = self._loop
-        for _ in range(self._backlog):
+        # As the later of the selector loop's: a backlog of 0 is one client, too.
+        for _ in range(self._backlog + 1):
             if self.is_stopped():
                 return                    # maybe in this tick
             try:
@@ -808,7 +834,7 @@ class _Acceptor:
                 'exception': exc,
                 'socket': trsock.TransportSocket(sock),
             })
-            self._waiting.cancel()
+            self.cancel()
             loop.call_later(constants.ACCEPT_RETRY_DELAY, self.retry)
         elif sock.fileno() != -1:
             loop.call_exception_handler({
@@ -816,7 +842,7 @@ class _Acceptor:
                 'exception': exc,
                 'socket': trsock.TransportSocket(sock),
             })
-            self._waiting.cancel()
+            self.cancel()
             sock.close()
         elif loop._debug:
             logger.debug("Accept failed on socket %r",

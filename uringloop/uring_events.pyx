@@ -1099,15 +1099,18 @@ cdef class IouringProactor:
         self._watch(future)
         return future
 
-    def _run_when_ready(self, conn, events, handle):
+    def _run_when_ready(self, conn, events, handle, watched=False):
         """Have the handle run in each tick in which `events` hold on conn.  differs[D25]
 
+        watched: conn is the user's, who may close it; it is never ready again then.
         Returns the Overlapped; cancelling the handle ends the calls, cancelling both the operation.
         """
         fd = self._fd_of(conn)
         ov = Overlapped(self._ring)
         ov.prep_poll(fd, events)
         ov.own(None, conn, handle)
+        if watched:
+            ov.watch()
         return ov
 
     cdef bint _make_ready(self, Overlapped ov, object handle) except -1:
