@@ -714,6 +714,112 @@ async def test_nothing_is_received_after_close(endpoint, peer):
     assert a[1].received == []
 
 
+async def test_pause_and_resume_reading(endpoint, peer):
+    """What comes during a pause waits in the socket, and comes in order behind it."""
+
+    class Pausing(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            if data == b"pause":
+                self.transport.pause_reading()
+
+    a = transport, protocol = await endpoint(Pausing)
+    expected = []
+    assert transport.is_reading()
+    for _ in range(2):
+        transport.pause_reading()
+        assert not transport.is_reading()
+    peer.sendto(b"0", address_of(transport))
+    await turns(5)
+    assert protocol.received == []
+    for _ in range(2):
+        transport.resume_reading()
+        assert transport.is_reading()
+    for data in (b"1", b"pause", b"2", b"3"):
+        peer.sendto(data, address_of(transport))
+    await until(lambda: not transport.is_reading())
+    await turns(5)
+    expected = [(data, peer.getsockname()) for data in (b"0", b"1", b"pause")]
+    assert protocol.received == expected
+    transport.resume_reading()
+    expected += [(data, peer.getsockname()) for data in (b"2", b"3")]
+    await until(lambda: len(protocol.received) == len(expected))
+    assert protocol.received == expected
+    await closed(a)
+
+
+async def test_pause_by_another_endpoint_in_the_same_tick(endpoint, peer):
+    """Who is paused is told nothing, and another owner of the socket may take what has come."""
+    endpoints = []
+
+    class Pausing(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            for transport, protocol in endpoints:
+                if protocol is not self:
+                    transport.pause_reading()
+
+    endpoints += [await endpoint(Pausing), await endpoint(Pausing)]
+    await turns(3)
+    for transport, _ in endpoints:
+        peer.sendto(b"data", address_of(transport))
+    await until(lambda: any(protocol.received for _, protocol in endpoints))
+    await turns(5)
+    assert sorted(len(protocol.received) for _, protocol in endpoints) == [0, 1]
+    for transport, protocol in endpoints:
+        transport.resume_reading()
+        await until(lambda: protocol.received)
+    await closed(*endpoints)
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_pause_and_resume_behind_the_end(endpoint, peer, end):
+    a = transport, protocol = await endpoint()
+    transport.pause_reading()
+    peer.sendto(b"too late", address_of(transport))
+    getattr(transport, end)()
+    for _ in range(2):
+        transport.resume_reading()
+        assert not transport.is_reading()
+        transport.pause_reading()
+        await turns(5)
+    assert await protocol.lost is None and protocol.received == []
+    assert transport.get_protocol() is None
+    await closed(a)
+
+
+@pytest.mark.parametrize("calls", [["pause"], ["pause", "resume"], ["pause", "resume"] * 3 + ["pause"]])
+async def test_pause_and_resume_in_connection_made(endpoint, peer, calls):
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            peer.sendto(b"data", address_of(transport))
+            for call in calls:
+                getattr(transport, f"{call}_reading")()
+
+    a = transport, protocol = await endpoint(Protocol)
+    await turns(10)
+    if calls[-1] == "pause":
+        assert protocol.received == []
+        transport.resume_reading()
+    await until(lambda: protocol.received)
+    await turns(3)
+    assert protocol.received == [(b"data", peer.getsockname())]
+    await closed(a)
+
+
+async def test_handle_of_a_callback_that_failed(endpoint, peer, errors):
+    class Failing(Recorder):
+        def datagram_received(self, data, addr):
+            raise ZeroDivisionError
+
+    a = await endpoint(Failing)
+    peer.sendto(b"data", address_of(a[0]))
+    await until(lambda: errors)
+    assert isinstance(errors.pop()["handle"], asyncio.Handle)
+    await closed(a)
+
+
 async def test_closed_from_datagram_received(endpoint, peer):
     class Protocol(Recorder):
         def datagram_received(self, data, addr):

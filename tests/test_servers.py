@@ -10,7 +10,7 @@ from asyncio import constants
 
 import pytest
 
-from support import Echo, Recorder, close, needs_ipv6, read_exactly, reset, turns, until
+from support import Echo, Recorder, close, closed, needs_ipv6, read_exactly, reset, turns, until
 
 
 @pytest.fixture
@@ -267,6 +267,24 @@ async def test_close_while_clients_connect(loop, stack, turn):
     if turn == 20:
         assert served == 5
     await server.wait_closed()
+
+
+async def test_clients_that_wait_when_the_first_closes_the_server(loop, stack):
+    """All of them have been accepted by then, and are served."""
+    protocols = []
+
+    class Closing(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            protocols.append(self)
+            server.close()
+
+    server = await loop.create_server(Closing, "127.0.0.1", 0)
+    *_, last = [stack.enter_context(socket.create_connection(address_of(server))) for _ in range(3)]
+    await until(lambda: len(protocols) == 3)
+    await closed(*((protocol.transport, protocol) for protocol in protocols))
+    await server.wait_closed()
+    assert last.recv(1) == b""
 
 
 async def test_connections_outlive_their_server(loop, client):

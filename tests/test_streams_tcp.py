@@ -6,6 +6,7 @@ A `pair` is two connected sockets, TCP and unix; the transport is made on one, t
 import array
 import asyncio
 import contextlib
+import contextvars
 import ctypes
 import errno
 import fcntl
@@ -391,6 +392,55 @@ async def test_pause_reading_leaves_the_bytes_in_the_socket(loop, connect, pair,
     assert await protocol.received(17) == b"for the transport"
     transport.close()
     await protocol.lost
+
+
+async def test_resumed_reading_begins_in_the_next_turn(connect, pair):
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    transport.pause_reading()
+    theirs.send(b"data")
+    await turns(3)
+    transport.resume_reading()
+    # This task is called before what the turn has found.
+    await turns(2)
+    assert protocol.data == b"data"
+    await closed((transport, protocol))
+
+
+async def test_what_a_buffered_protocol_has_no_room_for_stays_in_the_socket(connect, pair):
+    class Header(Buffered):
+        def buffer_updated(self, count):
+            super().buffer_updated(count)
+            self.transport.pause_reading()
+
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Header(4))
+    theirs.send(b"headbody")
+    await until(lambda: protocol.updates)
+    assert ours.recv(10, socket.MSG_PEEK) == b"body"
+    transport.resume_reading()
+    await until(lambda: protocol.data == b"headbody")
+    assert protocol.updates == [4, 4]
+    await closed((transport, protocol))
+
+
+async def test_context_variable_that_data_received_sets(connect, pair):
+    """The next call sees it."""
+    variable = contextvars.ContextVar("variable", default=None)
+
+    class Remembering(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.calls.append(variable.get())
+            variable.set(data)
+
+    ours, theirs = pair
+    transport, protocol = await connect(ours, Remembering)
+    for number in (1, 2):
+        theirs.send(str(number).encode())
+        await protocol.received(number)
+    assert protocol.calls == ["connection_made", "data_received", None, "data_received", b"1"]
+    await closed((transport, protocol))
 
 
 async def test_pause_reading_as_the_bytes_arrive(loop, connect, pair):

@@ -195,6 +195,7 @@ cdef class Overlapped:
     cdef int _hold(self, object buf) except -1
     cdef int _unhold(self) except -1
     cdef int own(self, future, obj, callback) except -1
+    cdef int prep_poll(self, int fd, unsigned events) except -1
     cdef int prep_wait(self, int fd, unsigned events, Kind kind=*, bint repeated=*) except -1
     cdef int prep_accept(self, int fd) except -1
     cdef int prep_connect(self, int fd) except -1
@@ -206,7 +207,7 @@ cdef class Overlapped:
     cdef int prep_read_into(self, int fd, buf) except -1
     cdef int prep_send(self, int fd, buf, unsigned flags) except -1
     cdef int prep_write(self, int fd, buf) except -1
-    cdef bint extend(self, data) except -1
+    cdef bint extend(self, data, Py_ssize_t limit) except -1
     cdef bint prep_sendto(self, int fd, int family, buf, unsigned flags, addr) except -1
     cdef int prep_sendfile(self, int fd, int file, offset, count) except -1
     cdef int finish(self, value) except -1

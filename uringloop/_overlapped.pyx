@@ -615,6 +615,30 @@ cdef class Overlapped:
 
     # -- the operation as seen from Python --
 
+    @property
+    def unsent(self):
+        """How many bytes of a send or write are not yet out; 0 when it has ended."""
+        if not self._viewing or not self._key or not self.pending:
+            return 0
+        return self._view.len - <Py_ssize_t> self.ring._proactor.peek(<uint32_t> self._key).done
+
+    def take_back(self, take):
+        """Give up a send that the kernel has not got; False if it may have it, or has had all of it.
+
+        take: called with what is left to send.  No interrupt comes between, if it is a builtin.
+        """
+        cdef const Operation* operation
+        if not self._viewing or not self._key or not self.pending:
+            return False
+        operation = self.ring._proactor.peek(<uint32_t> self._key)
+        if operation.state != State.kQueued:
+            return False
+        data = <object> self._view.obj
+        take(memoryview(data)[operation.done:] if operation.done else data)
+        self.cancel()
+        self.pending = False
+        return True
+
     def cancel(self):
         """Ask the operation to end.  It stays in the table until the kernel has let go of it."""
         if self.pending and self._key and not self.ring._proactor.forked():
@@ -736,11 +760,19 @@ cdef class Overlapped:
 
     # -- starting: one call a kind.  fd is checked, the owner comes with own(). --
 
+    cdef int prep_poll(self, int fd, unsigned events) except -1:
+        """Wait on the ring until `events` (POLLIN, POLLOUT, ...) hold on fd; the result is those that do."""
+        self.ring._check()
+        self._kind = Kind.kPoll
+        self._fd = fd
+        self._enter(self.ring._proactor.start_poll(Kind.kPoll, fd, events))
+        return 0
+
     cdef int prep_wait(self, int fd, unsigned events, Kind kind=Kind.kPoll,
                        bint repeated=False) except -1:
-        """Wait until `events` (POLLIN, POLLOUT, ...) hold on fd; the result is those that do.
+        """The same in the readiness set, which holds no file open.
 
-        It holds no file open.  repeated: it is told in each turn in which they hold.
+        repeated: it is told in each turn in which they hold.
         """
         self.ring._check()
         self._kind = kind
@@ -847,9 +879,10 @@ cdef class Overlapped:
         self._fd = fd
         self._enter(self.ring._proactor.start_write(fd, self._view.buf, self._view.len))
 
-    cdef bint extend(self, data) except -1:
-        """Add to what a send or write has to send; False if the kernel may have its buffer already."""
+    cdef bint extend(self, data, Py_ssize_t limit) except -1:
+        """Add to what a send or write has to send, up to limit bytes; False if the kernel may have its buffer."""
         if not self._viewing or not self._key or self._kind == Kind.kSendTo \
+                or self._view.len + len(data) > limit \
                 or self.ring._proactor.peek(<uint32_t> self._key).state != State.kQueued:
             return False
         self.ring._check()

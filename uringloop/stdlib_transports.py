@@ -6,15 +6,15 @@ reference tier: they stay, and faster ones are tested against them.
 
 Must not be in here: io_uring.  All these classes know is a proactor's methods.
 """
-# T1: A cancelled receive takes nothing from the socket here, so pause_reading() cancels it: what
-#     arrives after the pause stays in the socket, for whoever reads it next (another owner of the
-#     connection, start_tls).
-# T2: Reading that was scheduled twice (by the constructor and by a pause and resume in
-#     connection_made) starts once; and it is not started again while an end of the stream that
-#     arrived during a pause is still to be told. Behind one that was told it is: the protocol may be
-#     another (start_tls) and has to hear of it.
-# T3: An exception of data_received() closes the transport, as on the selector loop. What was kept
-#     during a pause is handed on as bytes, as all other data is.
+# T1: Reading is level-triggered, as on the selector loop: one operation waits as long as the transport
+#     reads, is queued again before anybody is told that data is there, and takes nothing. So what comes
+#     during a pause stays in the socket, a close() or pause in the same tick leaves nothing to tell, and
+#     a callback that an interrupt has lost comes again.
+# T2: Reading may be started twice (by the constructor, and by a pause and resume in connection_made): the
+#     later start counts, with its context.
+# T3: No transport has a buffer to receive into, and none of a closed one keeps its protocol alive: data
+#     goes through one buffer a loop, or straight into that of a BufferedProtocol. An exception of the
+#     protocol's method closes the transport, as on the selector loop.
 # T4: A closing transport does not shut its socket down: that fails with ENOTCONN for a connection
 #     that was reset and for each unconnected datagram socket, and it would cut off other owners of
 #     the connection (dup(), fork()). Instead operations in flight, which would keep the file open,
@@ -23,35 +23,38 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     sends what is queued and then ends. A socket that is connected is sent to, not addressed, and
 #     the sender is who the kernel says it is. A datagram is sent at once if there is room for it, and
 #     is not lost when the transport is aborted behind it; one that waits for room counts as queued.
+#     Reading can be paused, as the selector loop's transports can.
 # T6: One bad accept does not end the server: when descriptors or memory run out it pauses and tries
-#     again; a client that is gone, or a protocol factory that raises, costs that connection only.
+#     again; a client that is gone, or a protocol factory that raises, costs that connection only. All
+#     that wait are accepted in one tick, up to the backlog.
 # T7: The sock_* methods call the socket's own method and use the proactor to wait, as the selector
 #     loop does: a cancelled one has taken nothing, even when the task is cancelled in the very
-#     tick in which its data came, and wrong arguments raise what they raise there. sock_sendall
-#     hands the buffer to the proactor whole, and returns None; what fits is out before it first
-#     waits, so that the socket may be closed behind it.
+#     tick in which its data came, and wrong arguments raise what they raise there.
 # T8: sock_connect resolves host names and takes every address family, as the selector loop does.
 # T9: Sending a file goes by what was really sent: a file that shrinks ends it, the file's position
 #     is right after an error, and a first error means that there is no native sendfile. Each block is
 #     sent by the selector loop's own function, so that all of it is as on this Python, and detectors
 #     of blocking calls (blockbuster), which know it by its file and name, do not tell of it.
 # T10: TLS and plain connections are made on the transports of this file.
-# T11: A transport that closes with data still to send takes what its protocol has left to say until
-#     the last byte is out, as on the selector loop: TLS answers the peer's close_notify then.
+# T11: A transport that closes with data that has found no room takes what its protocol has left to say
+#     until the last byte is out, as on the selector loop: TLS answers the peer's close_notify then. Where
+#     all has found room, what is written behind close() is dropped, as there.
 # T12: A loop that is made or closed does not set or unset the wake-up descriptor of signals, which may
 #     be another's, and which not every thread may set.
 # T13: Where asyncio hands a connection a context (from Python 3.15 on), all that the loop calls for
 #     that connection runs in this one, as on the selector loop; the stdlib's proactor ignores it.
-# T14: resume_writing() is called when the buffer has shrunk to its low-water mark, and not only when
-#     it is empty: one that others keep writing to would hold a paused writer for ever.
-# T15: A BufferedProtocol that pauses, closes or changes the protocol in buffer_updated() is given no
-#     more of what was received with one call; a pause keeps it, and the next protocol is given it.
+# T14: get_write_buffer_size() is what has found no room in the socket: it shrinks as the peer reads, and
+#     at the low-water mark resume_writing() is called. Who asks has sent what was gathered (T16).
+# T15: A transport is told what its socket is told by what it finds there, and who is told is its protocol
+#     at that moment: nothing is received in advance.
 # T16: Small writes leave at the end of the tick, all at once, those of one transport as one. They leave
-#     before that when a transport is aborted, the run ends or the loop closes: on the selector loop
-#     they were out by then. What is written between the end of a send and its callback leaves at once.
+#     before that when one is large, the buffer's size is asked for or would pass a limit, the transport
+#     closes or is aborted, the process forks, the run ends or the loop closes: on the selector loop they
+#     were out by then. A loop that does not run gathers nothing.
 # T17: A transport that is collected, and not closed, leaves its server, where it does so on this
 #     Python's selector loop.
-# T18: Writing to a transport whose loop is closed raises RuntimeError, which says so.
+# T18: Writing to a transport whose loop is closed sends what there is room for, and raises RuntimeError
+#     when some is left, as on the selector loop.
 # T19: A file that waits for what was written before it is not sent when the transport is aborted:
 #     the stdlib's tells its sender then that all is out. Who sends one gets a ConnectionError, also
 #     when the abort comes in the middle.
@@ -61,19 +64,37 @@ import errno
 import functools
 import inspect
 import io
+import itertools
 import os
 import select
 import socket
+import types
 import warnings
 from asyncio import (
-    base_events, constants, exceptions, proactor_events, protocols, sslproto, trsock, unix_events)
+    base_events, constants, events, exceptions, proactor_events, protocols, sslproto, trsock, unix_events)
 from asyncio.log import logger
 
 # Server._detach() takes the transport from Python 3.13 on.
 _DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._detach).parameters
 
-# The base class's method, called by name: super() would search all bases at every read.
-_read_data_received = proactor_events._ProactorReadPipeTransport._data_received
+# Up to this size a write waits for the end of the tick, and with others up to the second. Larger
+# ones gain nothing by it.
+_GATHER_ONE = 16383
+_GATHER_ALL = 65536
+
+
+# ours: what each queued datagram counts besides its length, which depends on the Python
+def _find_header_size():
+    probe = types.SimpleNamespace(_address=None, _conn_lost=0, _buffer=[], _buffer_size=0,
+                                  _write_fut=True, _maybe_pause_protocol=bool)
+    proactor_events._ProactorDatagramTransport.sendto(probe, b'1')
+    return probe._buffer_size - 1
+
+
+_HEADER_SIZE = _find_header_size()
+
+# How many buffers one sendmsg(2) takes.
+_IOV_MAX = os.sysconf('SC_IOV_MAX')
 
 # accept(2): errors of one connection, or of the network below it; the next may be well.
 _ACCEPT_GOES_ON = frozenset((
@@ -84,7 +105,39 @@ _ACCEPT_PAUSES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 
 
 class _ClosingMixin:
-    """The end of a transport, on Linux."""
+    """The end of a transport, and what it waits for until then."""
+
+    # differs[T13]: None for whatever context it is that asks.
+    _context = None
+    # The Handle that is run when the socket is readable, or writable, and its operation.
+    _read_handle = _read_wait = None
+    _write_handle = _write_wait = None
+
+    # stdlib: _ProactorBasePipeTransport.__repr__
+    def __repr__(self):
+        info = [self.__class__.__name__]
+        if self._sock is None:
+            info.append('closed')
+        else:
+            if self._closing:
+                info.append('closing')
+            info.append(f'fd={self._sock.fileno()}')
+            info.append('read=idle' if self._read_handle is None else 'read=polling')
+            state = 'idle' if self._write_handle is None else 'polling'
+            info.append(f'write=<{state}, bufsize={self._count_unsent()}>')
+        return '<{}>'.format(' '.join(info))
+
+    # stdlib: _ProactorBasePipeTransport.close
+    def close(self):
+        if self._closing:
+            return
+        # differs[T11]
+        if self._flush() and not self._conn_lost:
+            # Scheduled first: a second close(), behind one that was interrupted, does no harm.
+            self._loop.call_soon(self._call_connection_lost, None, context=self._context)
+            self._conn_lost += 1
+        self._closing = True
+        self._stop_reading()
 
     # stdlib: _ProactorBasePipeTransport.__del__
     def __del__(self, _warn=warnings.warn):
@@ -96,14 +149,22 @@ class _ClosingMixin:
 
     # stdlib: _ProactorBasePipeTransport._force_close
     def _force_close(self, exc):
+        if self._conn_lost:
+            return
         # differs[T16]
-        if self._write_fut is not None and self._loop._proactor is not None:
-            self._loop._proactor._submit()
+        self._flush()
+        if self._conn_lost:
+            return
+        self._stop_writing()
+        self._drop_unsent()
         # differs[T19]
         waiter = self._empty_waiter
         if waiter is not None and not waiter.done():
-            waiter.set_exception(ConnectionError("Connection is closed by peer"))
-        super()._force_close(exc)
+            waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
+        self._loop.call_soon(self._call_connection_lost, exc, context=self._context)
+        self._conn_lost += 1
+        self._closing = True
+        self._stop_reading()
 
     # stdlib: _ProactorBasePipeTransport._call_connection_lost
     def _call_connection_lost(self, exc):
@@ -112,12 +173,17 @@ class _ClosingMixin:
         try:
             self._protocol.connection_lost(exc)
         finally:
+            self._called_connection_lost = True
+            self._conn_lost += 1
             # differs[T4]
             proactor = self._loop._proactor
             if proactor is not None:
                 proactor._settle(self._sock)
             self._sock.close()
             self._sock = None
+            # differs[T3]
+            self._protocol = None
+            self._loop = None
             server = self._server
             if server is not None:
                 if _DETACH_TAKES_TRANSPORT:
@@ -125,249 +191,384 @@ class _ClosingMixin:
                 else:
                     server._detach()
                 self._server = None
-            self._called_connection_lost = True
+            self._stop_writing()
+            self._drop_unsent()
 
-
-class _ReadingMixin(_ClosingMixin):
-    """Reading from a stream, on Linux."""
-
-    # The end of the stream has come during a pause and is not yet told.
-    _eof_kept = False
-    # differs[T13]: None for whatever context it is that asks.
-    _context = None
+    # stdlib: _ProactorReadPipeTransport.is_reading
+    def is_reading(self):
+        return not self._paused and not self._closing
 
     # stdlib: _ProactorReadPipeTransport.pause_reading
     def pause_reading(self):
         if self._closing or self._paused:
             return
-        super().pause_reading()
-        # differs[T1]
-        fut = self._read_fut
-        if fut is not None and not fut.done():
-            fut.remove_done_callback(self._loop_reading)
-            fut.cancel()
-            self._read_fut = None
+        self._paused = True
+        self._stop_reading()
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
 
     # stdlib: _ProactorReadPipeTransport.resume_reading
     def resume_reading(self):
         if self._closing or not self._paused:
             return
-
         self._paused = False
-        length = self._pending_data_length
-        self._pending_data_length = -1
-        # differs[T2]
-        if self._read_fut is None and not self._eof_kept:
-            self._loop.call_soon(self._start_reading)
-
-        if length > -1:
-            # differs[T3]
-            self._loop.call_soon(self._data_received, bytes(self._data[:length]), length,
-                                 context=self._context)
-
+        self._loop_reading()
         if self._loop.get_debug():
             logger.debug("%r resumes reading", self)
 
-    # stdlib: _ProactorReadPipeTransport._data_received
-    def _data_received(self, data, length):
+    # stdlib: _ProactorReadPipeTransport._loop_reading
+    def _loop_reading(self, fut=None):
+        if self._paused or self._closing:
+            return
         # differs[T2]
-        self._eof_kept = length == 0 and self._paused
-        # differs[T3]
+        self._stop_reading()
+        # differs[T1]
+        self._read_handle, self._read_wait = self._run_when(select.POLLIN, self._read_ready)
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _run_when(self, events_, callback):
+        """Call back in each tick in which the socket is ready; return what _stop_x() cancels."""
+        loop = self._loop
+        # differs[T18]
+        loop._check_closed()
+        handle = events.Handle(callback, (), loop, self._context)
+        return handle, loop._proactor._run_when_ready(self._sock, events_, handle)
+
+    def _stop_reading(self):
+        if self._read_handle is not None:
+            self._read_handle.cancel()
+            self._read_wait.cancel()
+            self._read_handle = self._read_wait = None
+
+    def _start_writing(self):
+        if self._write_handle is None:
+            self._write_handle, self._write_wait = self._run_when(select.POLLOUT, self._write_ready)
+
+    def _stop_writing(self):
+        if self._write_handle is not None:
+            self._write_handle.cancel()
+            self._write_wait.cancel()
+            self._write_handle = self._write_wait = None
+
+
+class _ReadingMixin(_ClosingMixin):
+    """Reading from a stream, as the selector loop's transport does it.  differs[T15] throughout."""
+
+    # The most that one data_received() is given: the selector loop's.
+    max_size = 256 * 1024
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _read_ready(self):
+        if self._conn_lost or self._closing:
+            # The close() was interrupted.
+            self._stop_reading()
+            return
+        if isinstance(self._protocol, protocols.BufferedProtocol):
+            self._read_ready__get_buffer()
+            return
         try:
-            if length > 0 and not self._paused and (
-                    isinstance(self._protocol, protocols.BufferedProtocol)):
-                self._feed_buffered(data)
-            else:
-                _read_data_received(self, data, length)
+            data = self._loop._proactor._receive(self._sock, self.max_size)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal read error on socket transport')
+            return
+
+        if not data:
+            self._eof_received()
+            return
+
+        try:
+            self._protocol.data_received(data)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
 
-    # -- ours: no counterpart in the stdlib's class --
-
-    def _feed_buffered(self, data):
-        """differs[T15]: fill the protocol's buffers as long as it wants, and is the protocol."""
-        protocol = self._protocol
+    def _read_ready__get_buffer(self):
         try:
-            while True:
-                call = 'get_buffer'
-                buffer = protocol.get_buffer(len(data))
-                if not len(buffer):
-                    raise RuntimeError('get_buffer() returned an empty buffer')
-                # An array of any shape and type.
-                view = memoryview(buffer).cast('B')
-                size = min(len(view), len(data))
-                view[:size] = data[:size]
-                call = 'buffer_updated'
-                protocol.buffer_updated(size)
-                data = data[size:]
-                if not data or self._closing:
-                    return
-                if self._paused or self._protocol is not protocol:
-                    break
+            buf = self._protocol.get_buffer(-1)
+            if not len(buf):
+                raise RuntimeError('get_buffer() returned an empty buffer')
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._fatal_error(exc, f'Fatal error: protocol.{call}() call failed.')
+            self._fatal_error(exc, 'Fatal error: protocol.get_buffer() call failed.')
             return
-        # The stdlib's keeps what arrives during a pause where it was received.
-        self._data[:len(data)] = data
-        self._data_received(data, len(data))
 
-    def _start_reading(self):
-        # differs[T2]: the constructor's start may have come first.
-        if self._read_fut is None:
-            self._loop_reading()
+        try:
+            nbytes = self._sock.recv_into(buf)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal read error on socket transport')
+            return
+
+        if not nbytes:
+            self._eof_received()
+            return
+
+        try:
+            self._protocol.buffer_updated(nbytes)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal error: protocol.buffer_updated() call failed.')
+
+    # stdlib: _ProactorReadPipeTransport._eof_received
+    def _eof_received(self):
+        super()._eof_received()
+        # The connection stays open, to be written to; the end would be told in each tick.
+        if not self._closing:
+            self._stop_reading()
+
+
+class _NoBufferMixin(proactor_events._ProactorReadPipeTransport):
+    """Stands behind the stdlib's class, whose buffer to receive into is not used."""
+
+    # stdlib: _ProactorReadPipeTransport.__init__
+    def __init__(self, loop, sock, protocol, waiter=None,
+                 extra=None, server=None, buffer_size=65536):
+        # differs[T3]
+        super().__init__(loop, sock, protocol, waiter, extra, server, buffer_size=0)
 
 
 class _WritingMixin(_ClosingMixin):
-    """Writing to a stream, on Linux."""
+    """Writing to a stream, on Linux.  differs[T16] throughout.
 
-    # stdlib: _ProactorBasePipeTransport.close
-    def close(self):
-        if self._closing:
-            return
-        flushing = bool(self._buffer) or self._write_fut is not None
-        super().close()
-        if flushing:
-            # differs[T11]: the stdlib counts the connection as lost from here on.
-            self._conn_lost -= 1
+    What is small is gathered and leaves at the end of the tick (_gathered).  What is not, or has a
+    consequence, is sent at once, and what there is no room for waits until there is (_buffer).
+    """
 
-    # stdlib: _FlowControlMixin._maybe_pause_protocol
-    def _maybe_pause_protocol(self):
-        # This is called behind each send that was started, and behind what was written meanwhile.
-        if self._buffer:
-            self._write_along()
+    # The Overlapped of what was gathered last, and the Handle of its failure.
+    _gathered = _failed_handle = None
+
+    # stdlib: _ProactorBasePipeTransport.get_write_buffer_size
+    def get_write_buffer_size(self):
         # differs[T14]
-        if self._protocol_paused:
-            self._maybe_resume_protocol()
-        else:
-            super()._maybe_pause_protocol()
+        if self._gathered is not None:
+            self._flush()
+        return self._count_unsent()
 
-    # stdlib: _ProactorBasePipeTransport._call_connection_lost
-    def _call_connection_lost(self, exc):
-        # differs[T11]: what was written during the flush is under way; its end comes back here.
-        if exc is None and (self._write_fut is not None or self._buffer):
+    # stdlib: _ProactorBaseWritePipeTransport.write
+    def write(self, data):
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f'data argument must be a bytes-like object, '
+                            f'not {type(data).__name__!r}')
+        if self._eof_written:
+            raise RuntimeError('Cannot call write() after write_eof()')
+        if self._empty_waiter is not None:
+            raise RuntimeError('unable to write; sendfile is in progress')
+        if not data:
             return
-        super()._call_connection_lost(exc)
+
+        if self._conn_lost:
+            if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+                logger.warning('socket.send() raised exception.')
+            self._conn_lost += 1
+            return
+
+        loop = self._loop
+        if self._buffer:
+            # The program may change what it has written.
+            self._buffer.append(bytes(data))
+            self._start_writing()
+            self._maybe_pause_protocol()
+            return
+        gathered = self._gathered
+        if gathered is not None:
+            if gathered.pending:
+                if type(data) is not bytes:
+                    data = bytes(data)
+                limit = self._high_water
+                if loop._proactor._extend_send(
+                        gathered, data, limit if limit < _GATHER_ALL else _GATHER_ALL):
+                    return
+                if not self._flush():
+                    if not self._conn_lost:
+                        self._buffer.append(data)
+                        self._maybe_pause_protocol()
+                    return
+            elif gathered.error:
+                self._gathering_failed()
+                return
+        # A loop that does not run has no end of the tick.
+        size = data.nbytes if type(data) is memoryview else len(data)
+        if size <= _GATHER_ONE and size <= self._high_water and (
+                loop._thread_id is not None and not self._closing):
+            if type(data) is not bytes:
+                data = bytes(data)
+            if self._failed_handle is None:
+                self._failed_handle = events.Handle(
+                    self._gathering_failed, (), loop, self._context)
+            self._gathered = loop._proactor._send_soon(self._sock, data, self._failed_handle)
+            return
+        self._send(data)
+        if self._buffer:
+            self._maybe_pause_protocol()
+
+    # stdlib: _ProactorBaseWritePipeTransport._make_empty_waiter
+    def _make_empty_waiter(self):
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._empty_waiter = self._loop.create_future()
+        if self._flush():
+            self._empty_waiter.set_result(None)
+        return self._empty_waiter
 
     # -- ours: no counterpart in the stdlib's class --
 
-    def _write_along(self):
-        """differs[T16]: let what is buffered leave with the send that was started in this tick."""
-        buffer, sending = self._buffer, self._write_fut
-        if not sending.done():
-            if self._loop._proactor._extend_send(sending, buffer):
-                self._pending_write += len(buffer)
-                self._buffer = None
-        elif not sending.cancelled() and sending.exception() is None:
-            # That one is out, and its callback, which sends the rest, is about to be called.
-            try:
-                del buffer[:self._sock.send(buffer)]
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError as exc:
-                self._fatal_error(exc, 'Fatal write error on pipe transport')
+    def _count_unsent(self):
+        size = sum(map(len, self._buffer)) if self._buffer else 0
+        return size if self._gathered is None else size + self._gathered.unsent
+
+    def _flush(self):
+        """Send what was gathered now; true if nothing is left to send."""
+        gathered = self._gathered
+        if gathered is not None:
+            if gathered.pending:
+                if self._buffer is None:
+                    self._buffer = collections.deque()
+                if gathered.take_back(self._buffer.appendleft):
+                    self._gathered = None
+                    if self._write_handle is None:
+                        self._send_buffer()
+                elif gathered.unsent:
+                    # In flight: the kernel found no room when the last tick ended.
+                    self._start_writing()
+                    return False
+            elif gathered.error:
+                self._gathered = None
+                self._fatal_error(OSError(gathered.error, os.strerror(gathered.error)),
+                                  'Fatal write error on socket transport')
+            self._gathered = None
+        if self._buffer:
+            self._start_writing()
+            return False
+        return True
+
+    def _send(self, data):
+        """Send what there is room for; the rest waits for some."""
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal write error on socket transport')
+            return
+        if sent < (data.nbytes if type(data) is memoryview else len(data)):
+            # The program may change what it has written.
+            rest = memoryview(data if type(data) is bytes else bytes(data))[sent:]
+            if self._buffer:
+                self._buffer.appendleft(rest)
             else:
-                if not buffer:
-                    self._buffer = None
+                self._buffer = collections.deque((rest,))
+            self._start_writing()
+
+    def _write_ready(self):
+        """Send what waited for room, as the selector loop's transport does."""
+        if self._conn_lost:
+            return
+        gathered = self._gathered
+        if gathered is not None:
+            if gathered.pending and gathered.unsent:
+                self._maybe_resume_protocol()
+                return
+            self._flush()
+            if self._conn_lost:
+                return
+        if self._buffer:
+            self._send_buffer()
+            if self._conn_lost:
+                return
+        self._maybe_resume_protocol()  # It may write.
+        if self._buffer or self._conn_lost:
+            return
+        waiter = self._empty_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if self._closing:
+            self._call_connection_lost(None)
+            return
+        if self._eof_written:
+            self._sock.shutdown(socket.SHUT_WR)
+        # Last: whatever an interrupt has left undone above comes again.
+        self._buffer = None
+        self._stop_writing()
+
+    def _send_buffer(self):
+        """Send of the buffer what there is room for."""
+        buffer = self._buffer
+        try:
+            sent = self._sock.sendmsg(itertools.islice(buffer, _IOV_MAX))
+        except (BlockingIOError, InterruptedError):
+            return
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._buffer = None
+            self._fatal_error(exc, 'Fatal write error on socket transport')
+            return
+        while sent:
+            size = len(buffer[0])
+            if size > sent:
+                buffer[0] = memoryview(buffer[0])[sent:]
+                break
+            sent -= size
+            buffer.popleft()
+
+    def _gathering_failed(self):
+        gathered = self._gathered
+        if gathered is not None and not gathered.pending and not self._conn_lost:
+            self._flush()
+
+    def _drop_unsent(self):
+        if self._gathered is not None:
+            self._gathered.cancel()
+            self._gathered = None
+        if self._failed_handle is not None:
+            self._failed_handle.cancel()
+            self._failed_handle = None
+        self._buffer = None
 
 
 # stdlib: _ProactorDatagramTransport
 class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagramTransport):
     """Transport for datagrams.  differs[T5] throughout."""
 
+    _paused = False
+
     # stdlib: _ProactorDatagramTransport.__init__
     def __init__(self, loop, sock, protocol, address=None, waiter=None, extra=None):
-        # What each queued datagram counts; the size of a header depends on the Python.
-        self._sizes = collections.deque()
-        # What the one counts that waits for room, which is no longer in the queue.
-        self._waiting_size = 0
         self._queueing = False
         super().__init__(loop, sock, protocol, address, waiter, extra)
 
     # stdlib: _ProactorDatagramTransport.sendto
     def sendto(self, data, addr=None):
-        if self._sock is None or self._buffer is None:
-            return                        # aborted, or closed: there is nowhere to send to
-        before = self._buffer_size
-        queued = len(self._buffer)
+        if self._sock is None:
+            return                        # closed: there is nowhere to send to
         # The stdlib's method checks and queues; what it would do at once is done below.
         self._queueing = True
         try:
             super().sendto(data, addr)
         finally:
             self._queueing = False
-        if len(self._buffer) > queued:
-            self._sizes.append(self._buffer_size - before)
-        if self._write_fut is None:
-            self._loop_writing()
+        if self._flush():
+            return
         self._maybe_pause_protocol()
 
     # stdlib: _ProactorDatagramTransport._loop_writing
     def _loop_writing(self, fut=None):
-        if self._queueing or fut is not self._write_fut or self._buffer is None:
-            return
-        self._write_fut = None
-        if fut is not None:
-            self._buffer_size -= self._waiting_size
-            try:
-                fut.result()
-            except OSError as exc:
-                self._tell_error(exc)
-            except exceptions.CancelledError:
-                return
-            except Exception as exc:
-                self._fatal_error(exc, 'Fatal write error on datagram transport')
-                return
-        # error_received() may have closed, aborted or sent.
-        while self._write_fut is None and self._buffer:
-            data, addr = self._buffer.popleft()
-            size = self._sizes.popleft()
-            self._buffer_size -= size
-            try:
-                self._write_fut = self._send(data, addr)
-            except OSError as exc:
-                self._tell_error(exc)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._fatal_error(exc, 'Fatal write error on datagram transport')
-                return
-            else:
-                if self._write_fut is not None:
-                    self._buffer_size += size
-                    self._waiting_size = size
-                    self._write_fut.add_done_callback(self._loop_writing)
-        self._maybe_resume_protocol()
-        if self._closing and self._write_fut is None and not self._buffer:
-            self._loop.call_soon(self._call_connection_lost, None)
-
-    # stdlib: _ProactorDatagramTransport._loop_reading
-    def _loop_reading(self, fut=None):
-        if self._conn_lost or fut is not self._read_fut:
-            return
-        self._read_fut = None
-        received = error = None
-        if fut is not None:
-            try:
-                received = fut.result()
-            except OSError as exc:
-                error = exc
-            except exceptions.CancelledError:
-                return
-        try:
-            self._read_fut = self._loop._proactor.recvfrom(self._sock, self.max_size)
-        except OSError as exc:
-            # It can't even be started: the socket is gone.
-            error = error or exc
-        else:
-            self._read_fut.add_done_callback(self._loop_reading)
-        if error is not None:
-            self._protocol.error_received(error)
-        elif received is not None:
-            self._protocol.datagram_received(*received)
+        # The stdlib's sendto() would have one sent.
+        pass
 
     # stdlib: _FlowControlMixin._maybe_pause_protocol
     def _maybe_pause_protocol(self):
@@ -377,40 +578,103 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
 
     # -- ours: no counterpart in the stdlib's class --
 
-    def _send(self, data, addr):
-        """Send a datagram at once, or return the future of sending it when there is room."""
-        connected = self._address is not None or self._extra.get('peername')
+    def _read_ready(self):
+        if self._conn_lost or self._closing:
+            # The close() was interrupted.
+            self._stop_reading()
+            return
         try:
-            if connected:
-                self._sock.send(data)
-            else:
-                self._sock.sendto(data, addr)
-            return None
+            data, addr = self._loop._proactor._receive_from(self._sock, self.max_size)
         except (BlockingIOError, InterruptedError):
             pass
-        if connected:
-            return self._loop._proactor.send(self._sock, data)
-        return self._loop._proactor.sendto(self._sock, data, addr=addr)
-
-    def _tell_error(self, exc):
-        try:
+        except OSError as exc:
             self._protocol.error_received(exc)
-        except BaseException:
-            # What is queued, and the end after it, do not depend on what the protocol does.
-            self._loop.call_soon(self._loop_writing)
+        except (SystemExit, KeyboardInterrupt):
             raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal read error on datagram transport')
+        else:
+            self._protocol.datagram_received(data, addr)
+
+    def _write_ready(self):
+        """Send what is queued, as long as there is room."""
+        # error_received() may have closed, aborted or sent.
+        while self._buffer:
+            # Out of the queue first: one that is interrupted is not sent again.
+            data, addr = self._buffer.popleft()
+            self._buffer_size -= len(data) + _HEADER_SIZE
+            error = None
+            try:
+                self._send(data, addr)
+            except (BlockingIOError, InterruptedError):
+                self._buffer.appendleft((data, addr))
+                self._buffer_size += len(data) + _HEADER_SIZE
+                self._start_writing()
+                break
+            except OSError as exc:
+                error = exc
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, 'Fatal write error on datagram transport')
+                return
+            if error is not None:
+                if self._buffer:
+                    # What is queued does not depend on what the protocol does.
+                    self._start_writing()
+                try:
+                    self._protocol.error_received(error)
+                finally:
+                    error = None
+        if self._loop is None:
+            return
+        self._maybe_resume_protocol()
+        if not self._buffer and self._write_handle is not None:
+            if self._closing:
+                self._call_connection_lost(None)
+            else:
+                self._stop_writing()
+
+    def _send(self, data, addr):
+        if self._address is not None or self._extra.get('peername'):
+            self._sock.send(data)
+        else:
+            self._sock.sendto(data, addr)
+
+    def _count_unsent(self):
+        return self._buffer_size
+
+    def _flush(self):
+        """Send what is queued; true if nothing is left."""
+        if self._buffer and self._write_handle is None:
+            self._write_ready()
+        return not self._buffer
+
+    def _drop_unsent(self):
+        self._buffer.clear()
+        self._buffer_size = 0
 
 
 # stdlib: _ProactorDuplexPipeTransport
 class _ProactorDuplexPipeTransport(_ReadingMixin, _WritingMixin,
-                                   proactor_events._ProactorDuplexPipeTransport):
+                                   proactor_events._ProactorDuplexPipeTransport,
+                                   _NoBufferMixin):
     """Transport for duplex pipes."""
 
 
 # stdlib: _ProactorSocketTransport
 class _ProactorSocketTransport(_ReadingMixin, _WritingMixin,
-                               proactor_events._ProactorSocketTransport):
+                               proactor_events._ProactorSocketTransport,
+                               _NoBufferMixin):
     """Transport for connected sockets."""
+
+    # stdlib: _ProactorSocketTransport.write_eof
+    def write_eof(self):
+        if self._closing or self._eof_written:
+            return
+        self._eof_written = True
+        if self._flush() and not self._conn_lost:
+            self._sock.shutdown(socket.SHUT_WR)
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -420,11 +684,11 @@ class _ProactorSocketTransport(_ReadingMixin, _WritingMixin,
 
         The selector loop's transport has it by this name, and CPython's test_ssl asks it.
         """
-        return None if self._called_connection_lost else self._loop_reading
+        return None if self._called_connection_lost else self._read_ready
 
 
 class _OneContextSocketTransport(_ProactorSocketTransport):
-    """The same in a context of its own.  differs[T13] throughout.
+    """The same in a context of its own.  differs[T13]
 
     What the loop calls enters the context; what the program calls, such as write(), does not.
     """
@@ -434,22 +698,6 @@ class _OneContextSocketTransport(_ProactorSocketTransport):
         self._context = context
         super().__init__(loop, sock, _Introduction(protocol, context), waiter, extra, server)
         self.set_protocol(protocol)
-
-    # stdlib: _ProactorBasePipeTransport._call_connection_lost
-    def _call_connection_lost(self, exc):
-        self._context.run(super()._call_connection_lost, exc)
-
-    # stdlib: _ProactorReadPipeTransport._loop_reading
-    def _loop_reading(self, fut=None):
-        self._context.run(super()._loop_reading, fut)
-
-    # stdlib: _ProactorBaseWritePipeTransport._loop_writing
-    def _loop_writing(self, f=None, data=None):
-        if f is None:
-            # write() itself.
-            super()._loop_writing(f, data)
-        else:
-            self._context.run(super()._loop_writing, f, data)
 
 
 class _Introduction:
@@ -500,9 +748,130 @@ class _Sendfile:
         pass
 
 
-# ours: _loop_writing() of the transports of a closed loop
-def _refuse_to_write(f=None, data=None):
-    raise RuntimeError('Event loop is closed')
+# ours: inner functions of BaseProactorEventLoop._start_serving
+class _Acceptor:
+    """Accepts the connections of one listening socket.  differs[T6] throughout.
+
+    A class, since inner functions that name each other are a cycle.
+    """
+
+    __slots__ = ('_loop', '_protocol_factory', '_sock', '_fd', '_sslcontext', '_server', '_backlog',
+                 '_timeouts', '_context', '_handle', '_wait')
+
+    def __init__(self, loop, protocol_factory, sock, sslcontext, server, backlog,
+                 ssl_handshake_timeout, ssl_shutdown_timeout, context):
+        self._loop = loop
+        self._protocol_factory = protocol_factory
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._sslcontext = sslcontext
+        self._server = server
+        self._backlog = backlog
+        self._timeouts = {'ssl_handshake_timeout': ssl_handshake_timeout,
+                          'ssl_shutdown_timeout': ssl_shutdown_timeout}
+        self._context = context
+        self._handle = self._wait = None
+
+    def start(self):
+        """Have accept() called in each tick in which a client waits."""
+        loop = self._loop
+        # The loop cancels what it finds here when it stops serving.
+        loop._accept_futures[self._fd] = self
+        self._handle = events.Handle(self.accept, (), loop)
+        self._wait = loop._proactor._run_when_ready(self._sock, select.POLLIN, self._handle, True)
+
+    def cancel(self):
+        if self._handle is not None:
+            self._handle.cancel()
+            self._wait.cancel()
+            self._handle = self._wait = None
+
+    def is_stopped(self):
+        return self._loop._accept_futures.get(self._fd) is not self
+
+    def accept(self):
+        loop = self._loop
+        # As the later of the selector loop's: a backlog of 0 is one client, too.
+        for _ in range(self._backlog + 1):
+            if self.is_stopped():
+                return                    # maybe in this tick
+            try:
+                conn, addr = self._sock.accept()
+                conn.setblocking(False)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                if self.failed(exc):
+                    continue
+                return
+            if loop._debug:
+                logger.debug("%r got a new connection from %r: %r",
+                             self._server, addr, conn)
+            if self._context is None:
+                self.connect(conn, addr, None)
+            else:
+                # differs[T13]
+                context = self._context.copy()
+                context.run(self.connect, conn, addr, context)
+
+    def connect(self, conn, addr, context):
+        loop = self._loop
+        protocol = None
+        try:
+            protocol = self._protocol_factory()
+            if self._sslcontext is not None:
+                loop._make_ssl_transport(
+                    conn, protocol, self._sslcontext, server_side=True,
+                    extra={'peername': addr}, server=self._server,
+                    context=context, **self._timeouts)
+            else:
+                loop._make_socket_transport(
+                    conn, protocol,
+                    extra={'peername': addr}, server=self._server,
+                    context=context)
+        except (SystemExit, KeyboardInterrupt):
+            conn.close()
+            raise
+        except BaseException as exc:
+            conn.close()
+            if loop._debug:
+                context = {
+                    'message': 'Error on transport creation for incoming connection',
+                    'exception': exc,
+                }
+                if protocol is not None:
+                    context['protocol'] = protocol
+                loop.call_exception_handler(context)
+
+    def failed(self, exc):
+        """Tell what to do after a failed accept: True to go on."""
+        if exc.errno in _ACCEPT_GOES_ON:
+            return True
+        loop, sock = self._loop, self._sock
+        if exc.errno in _ACCEPT_PAUSES:
+            loop.call_exception_handler({
+                'message': 'socket.accept() out of system resource',
+                'exception': exc,
+                'socket': trsock.TransportSocket(sock),
+            })
+            self.cancel()
+            loop.call_later(constants.ACCEPT_RETRY_DELAY, self.retry)
+        elif sock.fileno() != -1:
+            loop.call_exception_handler({
+                'message': 'Accept failed on a socket',
+                'exception': exc,
+                'socket': trsock.TransportSocket(sock),
+            })
+            self.cancel()
+            sock.close()
+        elif loop._debug:
+            logger.debug("Accept failed on socket %r",
+                         sock, exc_info=True)
+        return False
+
+    def retry(self):
+        if not self.is_stopped():
+            self.start()
 
 
 # stdlib: BaseProactorEventLoop
@@ -569,9 +938,6 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
         # differs[T12]
         self._stop_accept_futures()
-        # differs[T18]: here, and not in each write().
-        for transport in list(self._transports.values()):
-            transport._loop_writing = _refuse_to_write
         self._close_self_pipe()
         self._proactor.close()
         self._proactor = None
@@ -703,98 +1069,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             # At once and to the caller, as the selector loop says it.
             raise ValueError(f"Invalid file object: {sock!r}")
 
-        def stopped():
-            return self.is_closed() or sock.fileno() == -1 or (
-                id(sock) in self._proactor._stopped_serving)
-
-        def connect(conn, addr, context=None):
-            protocol = None
-            try:
-                protocol = protocol_factory()
-                if sslcontext is not None:
-                    self._make_ssl_transport(
-                        conn, protocol, sslcontext, server_side=True,
-                        extra={'peername': addr}, server=server,
-                        ssl_handshake_timeout=ssl_handshake_timeout,
-                        ssl_shutdown_timeout=ssl_shutdown_timeout,
-                        context=context)
-                else:
-                    self._make_socket_transport(
-                        conn, protocol,
-                        extra={'peername': addr}, server=server,
-                        context=context)
-            except (SystemExit, KeyboardInterrupt):
-                conn.close()
-                raise
-            except BaseException as exc:
-                conn.close()
-                if self._debug:
-                    context = {
-                        'message': 'Error on transport creation for incoming connection',
-                        'exception': exc,
-                    }
-                    if protocol is not None:
-                        context['protocol'] = protocol
-                    self.call_exception_handler(context)
-
-        def failed(exc):
-            """Tell what to do after a failed accept: True to go on."""
-            if exc.errno in _ACCEPT_GOES_ON:
-                return True
-            if exc.errno in _ACCEPT_PAUSES:
-                self.call_exception_handler({
-                    'message': 'socket.accept() out of system resource',
-                    'exception': exc,
-                    'socket': trsock.TransportSocket(sock),
-                })
-                self.call_later(constants.ACCEPT_RETRY_DELAY, loop)
-            elif sock.fileno() != -1:
-                self.call_exception_handler({
-                    'message': 'Accept failed on a socket',
-                    'exception': exc,
-                    'socket': trsock.TransportSocket(sock),
-                })
-                sock.close()
-            elif self._debug:
-                logger.debug("Accept failed on socket %r",
-                             sock, exc_info=True)
-            return False
-
-        def loop(f=None):
-            accepted = None
-            try:
-                if f is not None:
-                    accepted = f.result()
-            except OSError as exc:
-                if not failed(exc):
-                    return
-            except exceptions.CancelledError:
-                sock.close()
-                return
-            if f is not None and stopped():
-                if accepted is not None:
-                    accepted[0].close()
-                return
-            if accepted is not None and self._debug:
-                logger.debug("%r got a new connection from %r: %r",
-                             server, accepted[1], accepted[0])
-            try:
-                # The next accept first: whatever the protocol factory raises, it is under way.
-                if not stopped():
-                    f = self._proactor.accept(sock)
-                    self._accept_futures[sock.fileno()] = f
-                    f.add_done_callback(loop)
-            except OSError as exc:
-                failed(exc)
-            finally:
-                if accepted is not None and context is None:
-                    connect(*accepted)
-                elif accepted is not None:
-                    # differs[T13]
-                    connection_context = context.copy()
-                    connection_context.run(connect, *accepted, connection_context)
-
-        self.call_soon(loop)
+        _Acceptor(self, protocol_factory, sock, sslcontext, server, backlog,
+                  ssl_handshake_timeout, ssl_shutdown_timeout, context).start()
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -806,6 +1082,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         # A reader that was forgotten would take the transport's bytes.
         if sock.fileno() in self._keys:
             self._remove_reader(sock.fileno())
+        # Nor is the set to go on looking at it, which sock_connect() or sock_accept() have waited in.
+        self._proactor._forget(sock.fileno())
         # Readers and writers of this descriptor are refused (_ensure_fd_no_transport).
         self._transports[sock.fileno()] = transport
         return transport

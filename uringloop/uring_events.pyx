@@ -67,7 +67,7 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D23: A proactor that the interpreter's exit collects may find the names of this module taken away.
 #     The ring ends what is in flight itself, and nobody is left to be told.
 # D24: What is started in a tick begins at its end. What is to be sent is sent before that when the run
-#     ends, or the loop closes, in whatever thread: no later tick may come.
+#     ends, the process forks, or the loop closes, in whatever thread: no later tick may come.
 # D25: Programs reach for `loop._selector`. select() can be replaced on the instance, as a virtual clock
 #     does; get_key() and get_map() tell of readers and writers; what would change a selector behind
 #     the loop's back is missing, and says what to call instead.
@@ -76,9 +76,13 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     where the selector loop sleeps in whole milliseconds. None fires early.
 # D27: Closing a proactor with thousands of receives in flight does not cancel them one by one: the
 #     kernel would search for each. The ring's end ends them all.
+# D28: A transport's readiness has no future and no chain of callbacks, which one that is interrupted would
+#     end: its operation names a Handle of the loop, and is queued again before this is made ready. A small
+#     send names one for the case that it fails; that it ends well is told to nobody.
 import _socket
 import errno
 import math
+import os
 import select
 import socket
 import time
@@ -111,12 +115,15 @@ cdef extern from "<poll.h>":
     enum: POLLIN
     enum: POLLOUT
 
+cdef extern from "<errno.h>":
+    int EBADF, ECANCELED
+
 cdef extern from "<sys/socket.h>":
     enum: AF_INET
     enum: AF_INET6
     enum: AF_UNIX
 
-from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket
+from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from . import selector_events, stdlib_transports, unix_events
 
 __all__ = (
@@ -139,6 +146,7 @@ cdef int MANY = 4096
 _CLOSE_PATIENCE = 5.0
 
 
+cdef object _Handle = events.Handle
 cdef object _Future = futures.Future
 cdef object _future_set_result = futures.Future.set_result
 
@@ -183,7 +191,6 @@ cdef inline int _set_overlapped(object f, object ov) except -1:
     return Py_TYPE(_overlapped_slot).tp_descr_set(_overlapped_slot, f, ov)
 
 
-cdef object _Handle = events.Handle
 cdef object _handle_run = events.Handle._run
 cdef object _call_soon = base_events.BaseEventLoop.call_soon
 # A future that is not C's (nest_asyncio puts the one in Python into its place) keeps its callbacks itself.
@@ -568,6 +575,17 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
         proactor = self._proactor
         if proactor is not None:
             proactor._wake()
+
+
+# ours: what is queued when the process forks would be out on the selector loop; differs[D24]
+def _submit_before_fork():
+    # A loop that does not run has nothing queued, and one of another thread is that thread's.
+    loop = events._get_running_loop()
+    if isinstance(loop, IouringProactorEventLoop) and loop._proactor is not None:
+        loop._proactor._submit()
+
+
+os.register_at_fork(before=_submit_before_fork)
 
 
 # ours: for the datagrams of D7
@@ -990,10 +1008,14 @@ cdef class IouringProactor:
             stay = False
             try:
                 if f is None:
-                    if callback is not None and not ov.error:
-                        # Of _poll_repeatedly(). Whatever comes of the call, a reader stays.
-                        stay = True
-                        stay = callback()
+                    if type(callback) is _Handle:
+                        # differs[D28]
+                        stay = self._make_ready(ov, callback)
+                    elif callback is not None and not ov.error:
+                        # Of _poll_repeatedly(). Whatever comes of the call, the wait goes on.
+                        stay = ov._again()
+                        if not callback():
+                            ov.cancel()
                 elif self._any_stopped and id(obj) in self._stopped_serving:
                     f.cancel()
                 # A cancelled future has asked its operation to end; what else is done has been
@@ -1025,8 +1047,6 @@ cdef class IouringProactor:
                             _set_result(f, ov, value)
                             self._results.append(f)
             finally:
-                if f is None:
-                    stay = stay and ov._again()
                 f = obj = callback = None
                 if not stay:
                     ov._leave()
@@ -1134,14 +1154,79 @@ cdef class IouringProactor:
         if self._ring is not None:
             self._ring.settle(obj)
 
-    def _forget(self, obj):
-        """Leave nothing behind of waits on obj, which goes on as a transport's."""
-        self._made_ring().forget(fileno(obj))
+    def _forget(self, fd):
+        """Leave nothing behind of waits on fd that are over: it is a transport's now."""
+        self._made_ring().forget(fd)
 
-    def _extend_send(self, future, data):
-        """Send data along with what the future is of; False if the kernel may have that already."""
-        cdef Overlapped ov = future._ov
-        return ov is not None and ov.extend(data)
+    def _run_when_ready(self, conn, events, handle, listening=False):
+        """Have the handle run in each tick in which `events` hold on conn.  differs[D28]
+
+        listening: nothing may hold conn open.
+        Returns the Overlapped; cancelling the handle ends the calls, cancelling both the operation.
+        """
+        fd = self._fd_of(conn)
+        ov = Overlapped(self._ring)
+        if listening:
+            ov.prep_wait(fd, events, Kind.kPoll, True)
+        else:
+            ov.prep_poll(fd, events)
+        ov.own(None, conn, handle)
+        return ov
+
+    cdef bint _make_ready(self, Overlapped ov, object handle) except -1:
+        """Have a handle of the loop run; tell whether its operation goes on."""
+        if owns_buffer(ov._kind):
+            if ov.error:
+                self._loop._ready.append(handle)
+            return False
+        # With the file closed it is, as on a selector, never ready again.
+        if handle._cancelled or ov.error == EBADF or ov.error == ECANCELED:
+            return False
+        # Queued again first: the handle may be lost to an interrupt, its wait never.
+        stay = ov._again()
+        self._loop._ready.append(handle)
+        return stay
+
+    def _receive(self, conn, nbytes):
+        """Return what has arrived on conn, as its recv() does, at most nbytes."""
+        cdef Overlapped ov = Overlapped(self._ring)
+        ov._fd = fileno(conn)
+        ov._kind = Kind.kReceive if is_socket(conn, ov._fd) else Kind.kRead
+        ov._size = nbytes
+        return ov._receive()
+
+    def _receive_from(self, conn, nbytes):
+        """Return a datagram that has arrived on conn, as its recvfrom() does."""
+        cdef Overlapped ov
+        # differs[D7]
+        if not has_plain_addresses(conn):
+            return conn.recvfrom(nbytes, socket.MSG_DONTWAIT)
+        ov = Overlapped(self._ring)
+        ov._fd = fileno(conn)
+        ov._kind = Kind.kReceiveFrom
+        ov._size = nbytes
+        return ov._receive_from()
+
+    def _send_soon(self, conn, data, failed):
+        """Send all of data with the tick's other sends; have the handle `failed` run if that fails.
+
+        Returns the Overlapped.
+        """
+        fd = self._fd_of(conn)
+        ov = Overlapped(self._ring)
+        if is_socket(conn, fd):
+            ov.prep_send(fd, data, 0)
+        else:
+            ov.prep_write(fd, data)
+        if ov.pending:
+            ov.own(None, conn, failed)
+        elif ov.error:
+            self._loop._ready.append(failed)
+        return ov
+
+    def _extend_send(self, Overlapped ov not None, data, limit):
+        """Send data along, up to limit bytes in all; False if the kernel may have the send already."""
+        return ov.extend(data, limit)
 
     def _poll_socket(self, sock, events):
         """Return a future of `events` on a user's socket.  It takes nothing from the socket."""

@@ -1,0 +1,335 @@
+"""An exception at any line of a transport, as a signal's handler raises one, leaves its endpoint working.
+
+A trace function raises in the place of the handler: once at each line that the loop's transports and servers run in a
+scenario, each time on a fresh loop.  Afterwards the endpoint still works, or it has been closed and its protocol told.
+"""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from asyncio import selector_events
+
+import pytest
+
+from support import Buffered, Recorder, some_bytes, turns
+from uringloop import stdlib_transports
+
+FILES = {stdlib_transports.__file__, selector_events.__file__}
+
+
+class Interrupt(KeyboardInterrupt):
+    pass
+
+
+class Failure(Exception):
+    """What the handler of another signal raises."""
+
+
+class Tracer:
+    """Raises `exception` at the line `at`, once; remembers the lines seen."""
+
+    def __init__(self, exception=None, at=None):
+        self.exception = exception
+        self.at = at
+        self.lines = {}
+        self.hit = False
+
+    def __call__(self, frame, event, arg):
+        return self.line if frame.f_code.co_filename in FILES else None
+
+    def line(self, frame, event, arg):
+        if event == "line":
+            line = frame.f_code.co_name, frame.f_lineno
+            self.lines[line] = True
+            if line == self.at and not self.hit:
+                self.hit = True
+                raise self.exception
+        return self.line
+
+
+class Scenario:
+    """An endpoint, something that happens to it while lines are traced, and the question whether it still works."""
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.told = []
+        loop.set_exception_handler(lambda _, context: self.told.append(context["message"]))
+
+    def run(self, count=10):
+        self.loop.run_until_complete(turns(count))
+
+    def pair(self, stack, protocol=Recorder):
+        near, self.far = socket.socketpair()
+        stack.enter_context(self.far)
+        for sock in near, self.far:
+            sock.setblocking(False)
+
+        async def connect():
+            return await self.loop.create_connection(protocol, sock=near)
+
+        self.transport, self.protocol = self.loop.run_until_complete(connect())
+
+    def is_closed(self):
+        return self.protocol.lost.done()
+
+    def received(self):
+        with contextlib.suppress(BlockingIOError):
+            return self.far.recv(1 << 24)
+        return b""
+
+    def end(self):
+        self.transport.abort()
+
+
+class Receiving(Scenario):
+    def start(self, stack):
+        self.pair(stack)
+
+    def happen(self):
+        self.far.send(b"first")
+        self.run()
+
+    def works(self):
+        self.far.send(b"second")
+        self.run()
+        return self.protocol.data.endswith(b"second")
+
+
+class ReceivingBuffered(Receiving):
+    def start(self, stack):
+        self.pair(stack, Buffered)
+
+
+class Resumed(Receiving):
+    """A pause in one run, the end of it in the next."""
+
+    def happen(self):
+        self.transport.pause_reading()
+        self.far.send(b"first")
+        self.run()
+        self.loop.call_soon(self.resume)
+        self.run()
+
+    def resume(self):
+        # Who was interrupted in the middle asks again.
+        try:
+            self.transport.resume_reading()
+        except (Interrupt, Failure):
+            self.transport.pause_reading()
+            self.transport.resume_reading()
+            raise
+
+    def works(self):
+        if self.transport.is_reading():
+            return super().works()
+        return not self.transport.is_reading()
+
+
+class Ending(Scenario):
+    """The peer's end is told, and closes the transport."""
+
+    def start(self, stack):
+        self.pair(stack)
+
+    def happen(self):
+        self.far.shutdown(socket.SHUT_WR)
+        self.run()
+
+    def works(self):
+        self.run()
+        return self.protocol.calls.count("connection_lost") == 1
+
+
+class Writing(Scenario):
+    data = b"first"
+
+    def start(self, stack):
+        self.pair(stack)
+
+    def happen(self):
+        self.loop.call_soon(self.transport.write, self.data)
+        self.run()
+
+    def works(self):
+        if self.transport.is_closing():
+            return self.is_closed()
+        self.transport.write(b"second")
+        received = b""
+        for _ in range(100):
+            self.run()
+            received += self.received()
+        return received.endswith(b"second")
+
+
+class WritingMuch(Writing):
+    """More than there is room for; the peer reads while lines are traced."""
+
+    data = some_bytes(2_000_000)
+
+    def start(self, stack):
+        super().start(stack)
+        self.transport.write(self.data)
+
+    def happen(self):
+        for _ in range(5):
+            self.received()
+            self.run()
+
+    def works(self):
+        return super().works() and "resume_writing" in self.protocol.calls or self.is_closed()
+
+
+class Datagrams(Scenario):
+    def start(self, stack):
+        scenario = self
+        self.data = []
+
+        class Protocol(asyncio.DatagramProtocol):
+            def datagram_received(self, data, addr):
+                scenario.data.append(data)
+
+            def connection_lost(self, exc):
+                scenario.data.append(exc)
+
+        async def connect():
+            return await self.loop.create_datagram_endpoint(Protocol, local_addr=("127.0.0.1", 0))
+
+        self.transport, _ = self.loop.run_until_complete(connect())
+        self.far = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.far.connect(self.transport.get_extra_info("sockname"))
+        self.far.setblocking(False)
+
+    def is_closed(self):
+        return self.transport.is_closing()
+
+    def happen(self):
+        self.far.send(b"first")
+        self.loop.call_soon(self.transport.sendto, b"one", self.far.getsockname())
+        self.run()
+
+    def works(self):
+        self.far.send(b"second")
+        self.transport.sendto(b"two", self.far.getsockname())
+        self.run()
+        answers = [self.received(), self.received()]
+        return self.data[-1] == b"second" and b"two" in answers
+
+
+class Accepting(Scenario):
+    def start(self, stack):
+        self.stack = stack
+        self.transports = []
+        scenario = self
+
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport):
+                scenario.transports.append(transport)
+
+        async def serve():
+            return await self.loop.create_server(Protocol, "127.0.0.1", 0)
+
+        self.server = self.loop.run_until_complete(serve())
+        self.address = self.server.sockets[0].getsockname()
+
+    def is_closed(self):
+        return False
+
+    def happen(self):
+        self.client()
+        self.run()
+
+    def client(self):
+        self.stack.enter_context(socket.create_connection(self.address))
+
+    def works(self):
+        before = len(self.transports)
+        self.client()
+        self.run()
+        return len(self.transports) > before
+
+    def end(self):
+        for transport in self.transports:
+            transport.abort()
+        self.server.close()
+
+
+def play(loop_factory, scenario, tracer):
+    """Return what is wrong with the endpoint, or None."""
+    with contextlib.ExitStack() as stack:
+        loop = stack.enter_context(contextlib.closing(loop_factory()))
+        one = scenario(loop)
+        one.start(stack)
+        one.run()
+        sys.settrace(tracer)
+        try:
+            one.happen()
+        except (Interrupt, Failure):
+            pass
+        finally:
+            sys.settrace(None)
+        wrong = None
+        one.run()
+        if not one.is_closed() and not one.works():
+            wrong = one.told or "nothing told"
+        one.end()
+        one.run(5)
+        return wrong
+
+
+def check_all_lines(loop_factory, scenario, exception, spared=()):
+    tracer = Tracer()
+    assert play(loop_factory, scenario, tracer) is None
+    assert len(tracer.lines) >= 3
+    wrong = {}
+    for line in tracer.lines:
+        if line[0] in spared:
+            continue
+        one = Tracer(exception, line)
+        result = play(loop_factory, scenario, one)
+        # A line may come in one run and not in another.
+        if result is not None and one.hit:
+            wrong[line] = result
+    assert not wrong
+
+
+@pytest.mark.parametrize("exception", [Interrupt, Failure])
+@pytest.mark.parametrize("scenario", [Receiving, ReceivingBuffered, Resumed, Writing, WritingMuch, Datagrams],
+                         ids=lambda scenario: scenario.__name__)
+def test_interrupt_at_any_line(loop_factory, scenario, exception):
+    check_all_lines(loop_factory, scenario, exception)
+
+
+@pytest.mark.uringloop_only  # the selector loop's transport never ends when its close() is interrupted
+@pytest.mark.parametrize("exception", [Interrupt, Failure])
+def test_interrupt_while_the_end_is_told(loop_factory, exception):
+    # Who is interrupted there has ended already.
+    check_all_lines(loop_factory, Ending, exception, spared=["_call_connection_lost", "_stop_writing", "_drop_unsent"])
+
+
+@pytest.mark.uringloop_only  # the selector loop's server keeps the accepted socket open
+# The one of which an interrupt has let go is collected without having been closed.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("exception", [Interrupt, Failure])
+def test_interrupt_while_a_client_is_accepted(loop_factory, exception):
+    check_all_lines(loop_factory, Accepting, exception)
+
+
+def test_interrupt_out_of_eof_received(loop, pair):
+    """The end is told again."""
+
+    class Interrupted(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            if self.calls.count("eof_received") == 1:
+                raise Interrupt
+
+    async def start():
+        return await loop.create_connection(Interrupted, sock=pair[0])
+
+    _, protocol = loop.run_until_complete(start())
+    pair[1].shutdown(socket.SHUT_WR)
+    with pytest.raises(Interrupt):
+        loop.run_forever()
+    loop.run_until_complete(protocol.lost)
+    assert protocol.calls.count("eof_received") == 2
