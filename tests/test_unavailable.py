@@ -73,7 +73,7 @@ def test_explain_seccomp(make_proc, number):
     error = explain(number, proc=make_proc(seccomp=2), release="6.1.0-28-amd64")
     assert error.cause == "seccomp"
     assert error.errno == number
-    for word in ("seccomp", "Docker", "containerd", "--security-opt", "io_uring_setup"):
+    for word in ("seccomp", "Docker", "containerd", "--security-opt", "io_uring_setup", "docs/seccomp.json"):
         assert word in str(error)
     assert "kernel.io_uring_disabled" not in str(error)
 
