@@ -267,6 +267,39 @@ def test_tls_echo_serves():
         assert sock.recv(100) == b"two"
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("when", ["serving", "openssl"])
+def test_tls_echo_leaves_no_key_behind(tmp_path, number, when):
+    """Whatever ends it, also while its key is made: by an openssl that stays once that is written."""
+    programs, files, fifo = tmp_path / "bin", tmp_path / "tmp", tmp_path / "fifo"
+    programs.mkdir()
+    files.mkdir()
+    os.mkfifo(fifo)
+    output = subprocess.DEVNULL
+    told = os.open(fifo, os.O_RDWR)
+    if when == "serving":
+        output = told
+    else:
+        stays = programs / "openssl"
+        stays.write_text(f'#!/bin/sh\n{shutil.which("openssl")} "$@"\necho key >{fifo}\nexec sleep 60\n')
+        stays.chmod(0o755)
+    environment = {**os.environ, "TMPDIR": str(files), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+                   "PYTHONUNBUFFERED": "1"}
+    # A session of its own: what it has started ends with it.
+    with subprocess.Popen(command_of("tls_echo.py", ["0"]), cwd=ROOT, env=environment, stdout=output,
+                          stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            assert os.read(told, 1)
+            process.send_signal(number)
+            process.wait(30)
+        finally:
+            os.close(told)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert list(files.iterdir()) == []
+
+
 def test_chat_server_serves():
     """Clients that stay, that go without a word, that take another's name, that never end a line."""
     # The stack's sockets are closed after the server's end.
