@@ -21,7 +21,8 @@ cancelling in the very tick in which the data came, which loses them there.
     URINGLOOP_EXAMPLES=5000 python -m pytest tests/test_state_machine.py      50 a rung when left out
     URINGLOOP_SEED=...                                                        the seed that was printed
 
-A failure prints the steps of a small example, as a program, and the seed.
+A failure prints the steps of a small example, as a program, and the seed. After a crash the seed is in
+.pytest_cache/v/uringloop/seed.
 """
 
 import os
@@ -41,7 +42,9 @@ STEPS = 80
 
 @pytest.mark.timeout(120 + EXAMPLES)
 @pytest.mark.parametrize("rung", range(3), ids="rung{}".format)
-def test_random_steps(rung, capsys):
+def test_random_steps(rung, request):
+    if (cache := getattr(request.config, "cache", None)) is not None:
+        cache.set("uringloop/seed", SEED)
     kinds = Selector(), Real(rung), Simulated(rung)
     all_counts = [Counts() for _ in kinds]
 
@@ -65,10 +68,10 @@ def test_random_steps(rung, capsys):
             ),
         )
     finally:
-        with capsys.disabled():
-            print(f"\nURINGLOOP_SEED={SEED}")
-            for kind, counts in zip(kinds, all_counts, strict=True):
-                print(f"{kind.name}: {counts}")
+        # Seen when this fails, and with -s.
+        print(f"\nURINGLOOP_SEED={SEED}")
+        for kind, counts in zip(kinds, all_counts, strict=True):
+            print(f"{kind.name}: {counts}")
     # Hypothesis varies what it has just tried, and leaves steps out for whole runs: few examples are no sample.
     if EXAMPLES >= 500:
         for kind, counts in zip(kinds, all_counts, strict=True):
