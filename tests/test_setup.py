@@ -99,7 +99,6 @@ def test_modules_have_no_debug_information_unless_it_is_asked_for(build, tmp_pat
         data = module.read_bytes()
         return {name for name in (b".debug_info", b".debug_line", b".symtab") if name in data}
 
-    pytest.importorskip("Cython")
     # The names of functions stay, for profilers.
     assert sections() == {b".symtab"}
     assert sections(CFLAGS="-O1 -g") == {b".symtab", b".debug_info", b".debug_line"}
