@@ -25,6 +25,7 @@ A failure prints the steps of a small example, as a program, and the seed. After
 .pytest_cache/v/uringloop/seed.
 """
 
+import contextlib
 import os
 import random
 
@@ -40,11 +41,16 @@ SEED = int(os.environ.get("URINGLOOP_SEED", random.randrange(1 << 32)))
 STEPS = 80
 
 
-@pytest.mark.timeout(120 + EXAMPLES)
-@pytest.mark.parametrize("rung", range(3), ids="rung{}".format)
-def test_random_steps(rung, request):
+@pytest.fixture(autouse=True, scope="module")
+def kept_seed(request):
+    """For the case that the process dies of what it tries."""
     if (cache := getattr(request.config, "cache", None)) is not None:
         cache.set("uringloop/seed", SEED)
+
+
+@pytest.mark.timeout(120 + EXAMPLES)
+@pytest.mark.parametrize("rung", range(3), ids="rung{}".format)
+def test_random_steps(rung, capsys):
     kinds = Selector(), Real(rung), Simulated(rung)
     all_counts = [Counts() for _ in kinds]
 
@@ -68,10 +74,11 @@ def test_random_steps(rung, request):
             ),
         )
     finally:
-        # Seen when this fails, and with -s.
-        print(f"\nURINGLOOP_SEED={SEED}")
-        for kind, counts in zip(kinds, all_counts, strict=True):
-            print(f"{kind.name}: {counts}")
+        # A failure shows it, and so does a run of a length that was asked for.
+        with capsys.disabled() if "URINGLOOP_EXAMPLES" in os.environ else contextlib.nullcontext():
+            print(f"\nURINGLOOP_SEED={SEED}")
+            for kind, counts in zip(kinds, all_counts, strict=True):
+                print(f"{kind.name}: {counts}")
     # Hypothesis varies what it has just tried, and leaves steps out for whole runs: few examples are no sample.
     if EXAMPLES >= 500:
         for kind, counts in zip(kinds, all_counts, strict=True):
