@@ -119,7 +119,7 @@ def test_version_stands_in_one_place():
 
 def copy_tree(target):
     """The checkout as it is cloned, at `target`."""
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "__init__.py", target)
     shutil.copytree(ROOT / "uringloop", target / "uringloop", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     return target
@@ -133,11 +133,11 @@ def import_in(directory, *path, program="print(uringloop.__file__, uringloop.run
                           text=True, timeout=60)
 
 
-@pytest.fixture
-def installed(tmp_path):
-    """A directory where a built uringloop is."""
-    shutil.copytree(ROOT / "uringloop", tmp_path / "site" / "uringloop")
-    return tmp_path / "site"
+@pytest.fixture(params=["site", "home/uringloop/.venv/lib"])
+def installed(request, tmp_path):
+    """A directory where a built uringloop is: elsewhere, or in an environment in the checkout."""
+    shutil.copytree(ROOT / "uringloop", tmp_path / request.param / "uringloop")
+    return tmp_path / request.param
 
 
 @pytest.mark.parametrize("where", ["", ".."], ids=["in the checkout", "above it"])
@@ -177,6 +177,16 @@ def test_two_unbuilt_trees_do_not_lead_to_each_other(tmp_path):
     first, second = (copy_tree(tmp_path / name / "uringloop") for name in ("first", "second"))
     for directory, other in ((first, second), (first.parent, second.parent), (first, second.parent)):
         result = import_in(directory, other)
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1].startswith("ImportError: ")
+
+
+def test_half_built_tree_says_so(tmp_path):
+    tree = copy_tree(tmp_path / "home" / "uringloop")
+    for module in (ROOT / "uringloop").glob("uring_events*.so"):
+        shutil.copy(module, tree / "uringloop")
+    for directory in (tree, tree.parent):
+        result = import_in(directory)
         assert result.returncode == 1
         assert result.stderr.splitlines()[-1].startswith("ImportError: ")
 

@@ -14,9 +14,9 @@ from .unavailable import IouringUnavailableError
 try:
     from .uring_events import IouringProactor, IouringProactorEventLoop
 except ModuleNotFoundError as exc:
-    if exc.name not in ('uringloop.uring_events', 'uringloop._overlapped', 'uringloop._sockaddr'):
-        raise
     from . import unbuilt
+    if exc.name not in unbuilt.EXTENSION_MODULES:
+        raise
     unbuilt.give_way()
 
 # The one place where it stands: pyproject.toml takes it from here.

@@ -8,12 +8,11 @@ Nothing of this is run by a uringloop that is built.
 """
 
 import importlib.util
-import os
 import sys
 from importlib.machinery import PathFinder
 
 _NAME = "uringloop"
-_BUILT = "uring_events"
+EXTENSION_MODULES = tuple(f"{_NAME}.{name}" for name in ("uring_events", "_overlapped", "_sockaddr"))
 
 
 def give_way():
@@ -32,14 +31,11 @@ def give_way():
 
 
 def _find_installed():
-    tree = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     for entry in sys.path:
         spec = PathFinder.find_spec(_NAME, [entry])
-        if spec is None or spec.origin is None:     # None: a directory of that name, and no package
-            continue
-        if os.path.realpath(spec.origin).startswith(tree + os.sep):
-            continue
-        # Another unbuilt tree would lead back to this one.
-        if PathFinder.find_spec(f"{_NAME}.{_BUILT}", spec.submodule_search_locations):
+        # Not a directory of that name which is no package (no origin), nor a tree that is not built, this one
+        # among them: it would lead back here.
+        if spec is not None and spec.origin is not None and all(
+                PathFinder.find_spec(name, spec.submodule_search_locations) for name in EXTENSION_MODULES):
             return spec
     return None
