@@ -13,7 +13,10 @@ Environment:
 
     URINGLOOP_WERROR=1                     -Wall -Wextra -Werror for cpp/
     URINGLOOP_SANITIZE=address,undefined   everything with these sanitizers
-    CXX, CXXFLAGS, LDFLAGS                 as every build takes them
+    CXX, CFLAGS, CXXFLAGS, LDFLAGS         as every build takes them
+
+The modules have no debug information, which would make them seven times as large. A `-g` in CFLAGS or
+CXXFLAGS keeps it (`CFLAGS=-g pip install .`), and so do sanitizers and `build_ext --debug`.
 """
 
 import os
@@ -95,6 +98,13 @@ def check_requirements():
         )
 
 
+def wants_debug_information():
+    """Whether the caller's flags ask for it; Python's own, which say -g on most systems, do not count."""
+    words = shlex.split(os.environ.get("CFLAGS", "")) + shlex.split(os.environ.get("CXXFLAGS", ""))
+    asking = [word for word in words if word.startswith("-g")]
+    return bool(asking) and asking[-1] != "-g0"
+
+
 class BuildExt(build_ext):
     """Cythonize, compile cpp/ once with its own flags, then build the extensions as usual."""
 
@@ -104,13 +114,19 @@ class BuildExt(build_ext):
         super().run()
 
     def prepare(self):
-        from Cython.Build import cythonize  # here: an sdist and the metadata need no Cython
+        # Here: an sdist and the metadata need no Cython.
+        import Cython
+        from Cython.Build import cythonize
 
         base = Path(self.get_finalized_command("build").build_base)
         self.work = base / sys.implementation.cache_tag
         # The abiflags keep a debug or free-threaded build apart from the usual one of that version.
         self.work = self.work.with_name(self.work.name + getattr(sys, "abiflags", ""))
         self.work.mkdir(parents=True, exist_ok=True)
+        if self.inplace:
+            # An editable install gets temporary directories, where nothing is ever up to date.
+            self.build_temp = str(self.work / "temp")
+            self.build_lib = str(self.work / "lib")
 
         sanitize = os.environ.get("URINGLOOP_SANITIZE", "")
         werror = os.environ.get("URINGLOOP_WERROR", "") not in ("", "0")
@@ -121,10 +137,16 @@ class BuildExt(build_ext):
             self.both += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
             self.both += ["-g", "-UNDEBUG"]  # asserts as well
             self.link += [f"-fsanitize={sanitize}"]
+        elif not (self.debug or wants_debug_information()):
+            # Behind Python's own flags, which it overrides.
+            self.both += ["-g0"]
+            self.link += ["-Wl,--strip-debug"]
 
-        # What was built with other flags is not up to date, whatever its time says. Two notes, because
-        # pip gives every build a build_temp of its own, and the core's objects outlive it.
-        self.flags = "\n".join([*cxx_command(), *self.both, *self.core, os.environ.get("CXXFLAGS", "")])
+        # What was built with other tools or flags is not up to date, whatever its time says. Two notes, because
+        # the core's objects and the modules' lie in different directories.
+        environment = [os.environ.get(name, "") for name in ("CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS")]
+        versions = [sys.version, Cython.__version__, pkg_config("--modversion", "liburing").stdout.strip()]
+        self.flags = "\n".join([*versions, *cxx_command(), *self.both, *self.core, *self.link, *environment])
         self.core_note = self.work / "flags"
         self.temp_note = Path(self.build_temp) / "flags"
         self.core_is_stale = bool(self.force) or not self.is_noted(self.core_note)
@@ -138,6 +160,7 @@ class BuildExt(build_ext):
             self.extensions,
             build_dir=str(self.work / "cython"),
             compiler_directives=DIRECTIVES,
+            force=bool(self.force),
             quiet=not self.verbose,
         )
         # cythonize returns copies, which lack what setuptools put on the originals.

@@ -7,8 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../tests/environment.sh"
 choose_python
 install_debian_packages cxx pkg-config liburing
 make_venv
-say "building uringloop, which takes a minute or two"
-"$venv_python" -m pip install --quiet --disable-pip-version-check --editable .
+build_uringloop
 say "examples/echo.py"
 # With the warning that Python hides by default: whatever is left unclosed would be told.
 exec "$venv_python" -W default::ResourceWarning examples/echo.py "$@"

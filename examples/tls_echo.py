@@ -4,36 +4,46 @@
     python examples/tls_echo.py PORT        the server alone, until Ctrl-C (0: any free port)
 
 The server's certificate is made at the start, by the `openssl` command, for one day and for localhost. It is
-signed by its own key only, so that no one but who was given it trusts it: the client loads it as its one
-authority and verifies it and the host's name as any other. A real server has one from an authority instead.
+signed by its own key only, so nobody trusts it but those who were given it: the client loads it as its one
+authority, and verifies it and the host's name as any other. A real server has one from an authority instead.
+The key is never on a disk: however this program ends, it leaves none behind.
 """
 
 import argparse
 import asyncio
+import os
 import ssl
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import uringloop
 
 
-def make_certificate(directory):
-    """Make a key and a self-signed certificate of it; return their paths. See openssl-req(1)."""
-    key, certificate = Path(directory, "key.pem"), Path(directory, "certificate.pem")
-    command = [
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-        "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        "-keyout", str(key), "-out", str(certificate),
-    ]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        sys.exit("this example needs the `openssl` command, to make a certificate: apt install openssl")
-    except subprocess.CalledProcessError as exc:
-        sys.exit(f"openssl could not make a certificate:\n{exc.stderr}")
-    return key, certificate
+def server_context():
+    """Make a key and a self-signed certificate; return the server's context and the certificate as text.
+
+    See openssl-req(1). load_cert_chain() takes files only: this one is in memory, memfd_create(2).
+    """
+    with open(os.memfd_create("key and certificate"), "r+", encoding="ascii") as file:
+        # The same path in the child, which inherits the descriptor.
+        path = f"/proc/self/fd/{file.fileno()}"
+        command = [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-keyout", path,
+        ]
+        try:
+            done = subprocess.run(command, check=True, capture_output=True, text=True, pass_fds=[file.fileno()])
+        except FileNotFoundError:
+            sys.exit("this example needs the `openssl` command, to make a certificate: apt install openssl")
+        except subprocess.CalledProcessError as exc:
+            sys.exit(f"openssl could not make a certificate:\n{exc.stderr}")
+        file.seek(0, os.SEEK_END)
+        file.write(done.stdout)
+        file.flush()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(path)
+    return context, done.stdout
 
 
 async def echo(reader, writer):
@@ -57,7 +67,7 @@ async def echo(reader, writer):
 
 async def client(host, port, certificate):
     # This one authority is trusted, and none of the system's.
-    context = ssl.create_default_context(cafile=certificate)
+    context = ssl.create_default_context(cadata=certificate)
     reader, writer = await asyncio.open_connection(host, port, ssl=context)
     message = "Hello, World!"
     print(f"Send: {message!r}")
@@ -76,9 +86,7 @@ async def refused_client(host, port):
         print(f"Without the certificate: {exc.verify_message}")
 
 
-async def main(port, key, certificate):
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
+async def main(port, context, certificate):
     served = asyncio.Event()
 
     async def serve(reader, writer):
@@ -104,9 +112,8 @@ if __name__ == "__main__":
     parser.add_argument("port", nargs="?", type=int, metavar="PORT")
     arguments = parser.parse_args()
     try:
-        with tempfile.TemporaryDirectory() as directory:
-            key, certificate = make_certificate(directory)
-            with asyncio.Runner(loop_factory=uringloop.new_event_loop) as runner:
-                runner.run(main(arguments.port, key, certificate))
+        context, certificate = server_context()
+        with asyncio.Runner(loop_factory=uringloop.new_event_loop) as runner:
+            runner.run(main(arguments.port, context, certificate))
     except KeyboardInterrupt:
         print("Stopped")

@@ -1,11 +1,13 @@
 # Sourced by examples/quickstart.sh, tests/run.sh and .ci/run: what a fresh clone lacks, it gets here.
 #
 #   choose_python                    sets $python to the newest CPython from 3.12 up that really runs
-#   install_debian_packages NEED...  NEED: cxx, pkg-config, liburing, doctest, strace
+#   install_debian_packages NEED...  NEED: cxx, pkg-config, liburing, doctest, strace, testsuite ($python's own tests)
 #   make_venv                        sets $venv_python: .venv of $python, made anew when it is another's
+#   build_uringloop                  builds it in place and installs it into .venv, unless it is there as it would be
+#   install_requirements EXTRA       installs into .venv what pyproject.toml names for test or recipes
 #
-# Nothing is installed that is there already, so that a second run needs no root. PYTHON=... names an
-# interpreter (a path, or a name on PATH or in pyenv's versions) and ends the search.
+# Nothing is installed or built that is there already: a second run needs no root, no network and no time.
+# PYTHON=... names an interpreter (a path, or a name on PATH or in pyenv's versions) and ends the search.
 
 # The project's directory, whatever the current one is.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,6 +47,8 @@ has() {
         liburing) command -v pkg-config >/dev/null && pkg-config --exists liburing ;;
         doctest) [ -e /usr/include/doctest/doctest.h ] || [ -e /usr/local/include/doctest/doctest.h ] ;;
         strace) command -v strace >/dev/null ;;
+        # Any other Python than Debian's own has them, or has no package for them.
+        testsuite) [[ $python != /usr/bin/* ]] || "$python" -I -c 'import test.support, test.test_asyncio' 2>/dev/null ;;
     esac
 }
 
@@ -56,6 +60,7 @@ install_debian_packages() {
             cxx) packages+=(g++ libc6-dev) ;;
             pkg-config | strace) packages+=("$need") ;;
             liburing | doctest) packages+=("$need-dev") ;;
+            testsuite) packages+=("lib${python##*/}-testsuite") ;;
         esac
     done
     [ "${#packages[@]}" = 0 ] || apt_install "${packages[@]}"
@@ -119,10 +124,9 @@ choose_python() {
         apt_install python3 python3-venv python3-dev
         found=$(find_python) || true
     fi
-    [ -n "$found" ] || die "there is no Python from 3.12 up; to get one:" \
-        "'sudo apt install make g++ git curl libssl-dev zlib1g-dev libbz2-dev liblzma-dev libffi-dev libsqlite3-dev" \
-        "&& curl -fsSL https://pyenv.run | bash && ~/.pyenv/bin/pyenv install 3.13', then run this again" \
-        "(or name one by PYTHON=/path/to/python3)"
+    [ -n "$found" ] || die "there is no Python from 3.12 up here (Debian 12's own is 3.11). pyenv compiles one," \
+        "which takes some minutes:"$'\n\n'"    $(pyenv_command)"$'\n\n'"Then run this again. If there is one" \
+        "in another place, name it: PYTHON=/path/to/python3"
     read -r _ usable python_version python <<<"$found"
     if [ "$usable" = 0 ]; then
         case $python in
@@ -133,6 +137,20 @@ choose_python() {
             "install its venv and development packages, or name another by PYTHON="
     fi
     say "Python $python_version, $python"
+}
+
+# Print a command that installs a Python. No step of it runs when the one before has failed; it pipes no
+# download into a shell, which would hide that.
+pyenv_command() {
+    local tools="apt-get update && apt-get install -y make g++ git curl ca-certificates libssl-dev zlib1g-dev"
+    tools+=" libbz2-dev liblzma-dev libffi-dev libsqlite3-dev"
+    local root=${PYENV_ROOT:-$HOME/.pyenv} clone="git clone --depth 1 https://github.com/pyenv/pyenv"
+    if [ "$(id -u)" != 0 ]; then
+        if command -v sudo >/dev/null; then tools="sudo sh -c '$tools'"; else tools="su -c '$tools'"; fi
+    fi
+    printf '%s && ' "$tools"
+    [ -x "$root/bin/pyenv" ] || printf '%s %q && ' "$clone" "$root"
+    printf '%q install 3.13\n' "$root/bin/pyenv"
 }
 
 # Is the python3 that apt would install new enough? (Debian 13's is, Debian 12's is not.)
@@ -156,4 +174,45 @@ make_venv() {
         rm -rf .venv
         "$python" -m venv .venv
     fi
+}
+
+venv_pip() { "$venv_python" -m pip "$@" --quiet --disable-pip-version-check; }
+
+# Is the uringloop of .venv the one of this checkout?
+venv_has_uringloop() {
+    "$venv_python" -I -c 'import os, sys, uringloop
+sys.exit(os.path.dirname(os.path.realpath(uringloop.__file__)) != os.path.realpath("uringloop"))' 2>/dev/null
+}
+
+# Print all that a build is made of, and what it has made: its files in place, which another build may replace.
+describe_build() {
+    local suffix
+    suffix=$("$venv_python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+    "$venv_python" -c 'import sys; print(sys.version)'
+    "${CXX:-g++}" --version 2>&1 | head -n 1 || true
+    pkg-config --modversion liburing || true
+    env | grep -E '^(CC|CXX|CFLAGS|CPPFLAGS|CXXFLAGS|LDFLAGS|URINGLOOP_WERROR|URINGLOOP_SANITIZE)=' | sort || true
+    sha256sum setup.py pyproject.toml uringloop/__init__.py uringloop/*.pyx uringloop/*.pxd cpp/*.cpp cpp/*.hpp
+    stat -c '%n %s %Y' uringloop/*"$suffix" 2>/dev/null || true
+}
+
+build_uringloop() {
+    local note=.venv/uringloop-build
+    if [ -e "$note" ] && [ "$(describe_build)" = "$(cat "$note")" ] && venv_has_uringloop; then
+        say "uringloop is built"
+        return
+    fi
+    say "building uringloop, which takes a minute or two"
+    rm -f "$note"
+    venv_pip install --editable .
+    describe_build >"$note"
+}
+
+install_requirements() {
+    local requirements
+    mapfile -t requirements < <("$venv_python" -c '
+import sys, tomllib
+with open("pyproject.toml", "rb") as file:
+    print(*tomllib.load(file)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' "$1")
+    venv_pip install "${requirements[@]}"
 }

@@ -392,9 +392,13 @@ def test_page_is_coloured_on_both_sides():
 
 
 def test_command_writes_the_page(run, tmp_path):
+    path = tmp_path / "page.html"
     for name in ([], ["recv"]):
-        assert run("--html", tmp_path / "page.html", *name) == (0, "", "")
-        assert (tmp_path / "page.html").read_text(encoding="utf-8") == side_by_side_html.page(*name)
+        status, output, errors = run("--html", path, *name)
+        assert (status, errors) == (0, "")
+        assert path.read_text(encoding="utf-8") == side_by_side_html.page(*name)
+        # It says what it wrote.
+        assert output == f"wrote {path}, {path.stat().st_size // 1000} kB: open it in a browser\n"
 
 
 def test_command_with_a_wrong_name_writes_nothing(run, tmp_path):
@@ -431,7 +435,8 @@ def test_command_has_no_width_for_a_page(run, tmp_path):
 def test_command_in_a_process_of_its_own(tmp_path):
     done = subprocess.run([sys.executable, "-m", "uringloop", "side-by-side", "--html", "page.html", "recv"],
                           capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("wrote page.html, ")
     assert Page((tmp_path / "page.html").read_text(encoding="utf-8")).ids["IouringProactor.recv"]
 
 

@@ -21,9 +21,11 @@ cancelling in the very tick in which the data came, which loses them there.
     URINGLOOP_EXAMPLES=5000 python -m pytest tests/test_state_machine.py      50 a rung when left out
     URINGLOOP_SEED=...                                                        the seed that was printed
 
-A failure prints the steps of a small example, as a program, and the seed.
+A failure prints the steps of a small example, as a program, and the seed. After a crash the seed is in
+.pytest_cache/v/uringloop/seed.
 """
 
+import contextlib
 import os
 import random
 
@@ -37,6 +39,13 @@ from random_steps.machine import Machine
 EXAMPLES = int(os.environ.get("URINGLOOP_EXAMPLES", 50))
 SEED = int(os.environ.get("URINGLOOP_SEED", random.randrange(1 << 32)))
 STEPS = 80
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kept_seed(request):
+    """For the case that the process dies of what it tries."""
+    if (cache := getattr(request.config, "cache", None)) is not None:
+        cache.set("uringloop/seed", SEED)
 
 
 @pytest.mark.timeout(120 + EXAMPLES)
@@ -65,7 +74,8 @@ def test_random_steps(rung, capsys):
             ),
         )
     finally:
-        with capsys.disabled():
+        # A failure shows it, and so does a run of a length that was asked for.
+        with capsys.disabled() if "URINGLOOP_EXAMPLES" in os.environ else contextlib.nullcontext():
             print(f"\nURINGLOOP_SEED={SEED}")
             for kind, counts in zip(kinds, all_counts, strict=True):
                 print(f"{kind.name}: {counts}")

@@ -73,7 +73,7 @@ def test_explain_seccomp(make_proc, number):
     error = explain(number, proc=make_proc(seccomp=2), release="6.1.0-28-amd64")
     assert error.cause == "seccomp"
     assert error.errno == number
-    for word in ("seccomp", "Docker", "containerd", "--security-opt", "io_uring_setup"):
+    for word in ("seccomp", "Docker", "containerd", "--security-opt", "io_uring_setup", "docs/seccomp.json"):
         assert word in str(error)
     assert "kernel.io_uring_disabled" not in str(error)
 
@@ -331,8 +331,11 @@ def test_new_event_loop_without_memlock():
     assert told["cause"] == "memlock"
     assert told["errno"] == str(errno.ENOMEM)
     assert "RLIMIT_MEMLOCK allows 0 bytes" in told["text"]
-    needed = told["text"].partition("one ring needs ")[2].partition(" bytes")[0]
-    assert int(needed) > 0
+    needed = int(told["text"].partition("one ring needs ")[2].partition(" bytes")[0])
+    # What the README says.
+    readme = " ".join((pathlib.Path(__file__).parents[1] / "README.md").read_text().split())
+    assert f"{needed:,} bytes for each open loop" in readme
+    assert f"8 MiB per user (`ulimit -l`) is enough for {(8 << 20) // needed} loops" in readme
 
 
 def test_new_event_loop_without_files():

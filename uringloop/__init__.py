@@ -14,12 +14,13 @@ from .unavailable import IouringUnavailableError
 try:
     from .uring_events import IouringProactor, IouringProactorEventLoop
 except ModuleNotFoundError as exc:
-    if exc.name not in ('uringloop.uring_events', 'uringloop._overlapped', 'uringloop._sockaddr'):
+    from . import unbuilt
+    if exc.name not in unbuilt.EXTENSION_MODULES:
         raise
-    raise ImportError(
-        "this is uringloop's source tree, and its extension modules are not built for this "
-        "Python: run `pip install -e .` in it, or leave this directory to import an installed "
-        "uringloop") from None
+    unbuilt.give_way()
+
+# The one place where it stands: pyproject.toml takes it from here.
+__version__ = '0.2.0'
 
 __all__ = (
     'IouringProactor',

@@ -92,6 +92,7 @@ def _side_by_side(arguments):
         except OSError as exc:
             print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
             return 1
+        print(f"wrote {arguments.html}, {len(text.encode()) // 1000} kB: open it in a browser")
         return 0
     encoding = sys.stdout.encoding or "utf-8"
     # By lines: without a buffer (python -u), Python drops the rest of a write cut short.

@@ -25,6 +25,8 @@ __all__ = ("IouringUnavailableError", "explain")
 
 MINIMUM_KERNEL = (5, 19)
 
+_PROFILE = "docs/seccomp.json of uringloop's sources"
+
 _CAP_IPC_LOCK = 14  # linux/capability.h
 _CAP_SYS_ADMIN = 21
 
@@ -150,7 +152,7 @@ def _refused(errno_, system):
             text += (
                 " A seccomp filter is active as well (Seccomp: 2 in /proc/self/status) and may refuse it, "
                 "too: a container needs a profile that allows io_uring_setup, io_uring_enter and "
-                "io_uring_register."
+                f"io_uring_register, such as {_PROFILE}."
             )
         return cause, text
     if system.filtered():
@@ -172,9 +174,9 @@ def _seccomp(system):
         "seccomp",
         "a seccomp filter refuses it (Seccomp: 2 in /proc/self/status). The default profiles of Docker and "
         "containerd do that: run the container with a profile that also allows io_uring_setup, "
-        "io_uring_enter and io_uring_register (`docker run --security-opt seccomp=profile.json`; "
-        "`seccomp=unconfined` allows everything; in Kubernetes securityContext.seccompProfile), or, for a "
-        "systemd service, name the three in SystemCallFilter=.",
+        f"io_uring_enter and io_uring_register, such as {_PROFILE} (`docker run --security-opt "
+        "seccomp=seccomp.json`; in Kubernetes securityContext.seccompProfile; `seccomp=unconfined` allows "
+        "everything), or, for a systemd service, name the three in SystemCallFilter=.",
     )
 
 

@@ -78,8 +78,8 @@ def main():
         return check_readme()
     names = aim.modules()
     if not names:
-        print(f"conformance: {sys.executable} was installed without its own tests ({aim.PACKAGE}); on Debian they are "
-              "in the package libpython3-testsuite")
+        print(f"conformance: {sys.executable} was installed without its own tests ({aim.PACKAGE}); those of Debian's "
+              "Python are in the package libpython{}.{}-testsuite".format(*sys.version_info))
         return NO_TESTS
     run = Run(arguments)
     asyncio.run(run.run(arguments.module or names))

@@ -21,16 +21,8 @@ read -ra versions <<<"${VERSIONS:-3.13 3.14 3.15}"
 
 step "tools"
 choose_python
-command -v apt-get >/dev/null || die "this needs Debian's apt, whose mirror it uses"
-command -v debootstrap >/dev/null || apt_install debootstrap
-find_mirror() { apt-get indextargets --format '$(REPO_URI)' 'Label: Debian' 2>/dev/null | head -n 1; }
-mirror=$(find_mirror) || true
-if [ -z "$mirror" ]; then
-    apt_update
-    mirror=$(find_mirror) || true
-fi
-[ -n "$mirror" ] || die "apt's sources name no mirror of Debian"
-unshare --mount --pid --net --fork true 2>/dev/null || die "this may make no namespaces here: it needs a whole machine's root"
+need_chroot
+mirror=$(find_mirror)
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -63,20 +55,7 @@ step "Python packages"
 project=$root/srv/uringloop
 rm -rf "$project" "$root/wheels"
 copy_checkout "$project"
-"$python" -m venv "$scratch/venv"
-mapfile -t requirements < <("$python" -c '
-import tomllib
-with open("pyproject.toml", "rb") as file:
-    project = tomllib.load(file)
-print(*project["build-system"]["requires"], *project["project"]["optional-dependencies"]["test"], sep="\n")')
-for version in "${versions[@]}"; do
-    # Wheels for every platform, or for this version here.
-    "$scratch/venv/bin/python" -m pip download --quiet --disable-pip-version-check --dest "$root/wheels" \
-        --only-binary :all: --python-version "$version" --implementation cp --abi "cp${version/./}" --abi abi3 --abi none \
-        --platform any --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 \
-        "${requirements[@]}"
-done
-say "$(ls "$root/wheels" | sed 's/-py.*//; s/-cp.*//' | sort -u | tr '\n' ' ')"
+download_wheels "$root/wheels" "${versions[@]}"
 
 # inside COMMAND...: run it in the chroot, in namespaces that end with it, and with this script.
 cat >"$scratch/inside" <<'INSIDE'
