@@ -166,13 +166,13 @@ cdef object _new_overlapped_future(Overlapped ov, dict kwargs):
 
 
 # ours: f.set_result(value), in line for the kind of future that it nearly always is.
-cdef int _set_result(object f, Overlapped ov, object value) except -1:
+cdef int _set_result(object f, Overlapped ov, object value, bint is_plain) except -1:
     if type(f) is not _OverlappedFuture:
         f.set_result(value)
         return 0
     _future_set_result(f, value)
     _set_overlapped(f, None)
-    return _schedule(ov)
+    return _schedule(ov, is_plain)
 
 
 # ours: f.done(), as above: whatever makes such a future done takes its operation away.
@@ -200,20 +200,24 @@ cdef object _get_callbacks = getattr(futures.Future, '_callbacks', None)
 cdef object _IN_LIST = object()
 
 
+# ours: whether callbacks of this loop go the stdlib's own way, of which nothing is to be seen; differs[D21]
+cdef bint _is_plain(object loop) except -1:
+    call_soon = getattr(loop, 'call_soon', None)
+    return (PyMethod_Check(call_soon) and <object> PyMethod_GET_FUNCTION(call_soon) is _call_soon
+            and events.Handle is _Handle and _Handle._run is _handle_run)
+
+
 # ours: have the only done-callback run, once the future is done; differs[D21]
-cdef int _schedule(Overlapped ov) except -1:
+cdef int _schedule(Overlapped ov, bint is_plain) except -1:
     cdef _DoneHandle handle
     if ov.done_handle is None or ov.done_handle is _IN_LIST:
         return 0
     handle = ov.done_handle
     ov.done_handle = None
-    loop = handle._loop
-    call_soon = loop.call_soon
-    if PyMethod_Check(call_soon) and <object> PyMethod_GET_FUNCTION(call_soon) is _call_soon \
-            and events.Handle is _Handle and _Handle._run is _handle_run:
-        loop._ready.append(handle)
+    if is_plain:
+        handle._loop._ready.append(handle)
     else:
-        call_soon(handle._callback, handle._future, context=handle._context)
+        handle._loop.call_soon(handle._callback, handle._future, context=handle._context)
     return 0
 
 
@@ -308,7 +312,7 @@ class _OverlappedFuture(futures.Future):
         cancelled = super().cancel(msg=msg)
         # differs[D21]
         if ov is not None:
-            _schedule(ov)
+            _schedule(ov, _is_plain(self._loop))
         return cancelled
 
     # stdlib: _OverlappedFuture.set_exception
@@ -318,7 +322,7 @@ class _OverlappedFuture(futures.Future):
         self._cancel_overlapped()
         # differs[D21]
         if ov is not None:
-            _schedule(ov)
+            _schedule(ov, _is_plain(self._loop))
 
     # stdlib: _OverlappedFuture.set_result
     def set_result(self, result):
@@ -327,7 +331,7 @@ class _OverlappedFuture(futures.Future):
         self._ov = None
         # differs[D21]
         if ov is not None:
-            _schedule(ov)
+            _schedule(ov, _is_plain(self._loop))
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -999,6 +1003,8 @@ cdef class IouringProactor:
                 self._timer_due = woken + TIMER_INTERVAL
         else:
             ring._wait(ns)
+        # Once a turn: no callback of the loop's runs in between.
+        cdef bint is_plain = _is_plain(self._loop)
         while True:
             ov = ring._next()
             if ov is None:
@@ -1044,7 +1050,7 @@ cdef class IouringProactor:
                         raise
                     else:
                         if not _is_done(f, ov):
-                            _set_result(f, ov, value)
+                            _set_result(f, ov, value, is_plain)
                             self._results.append(f)
             finally:
                 f = obj = callback = None
