@@ -8,6 +8,8 @@ import contextlib
 import contextvars
 import random
 import socket
+import subprocess
+import sys
 from asyncio import events
 
 import pytest
@@ -241,3 +243,46 @@ async def test_handle_of_a_callback_that_failed(loop, waiting, errors):
     assert isinstance(context["handle"], asyncio.Handle) and "failing" in repr(context["handle"])
     assert context["message"].startswith("Exception in callback ") and "failing(" in context["message"]
     await ended(future)
+
+
+# -- futures in Python --
+
+PYTHON_FUTURES = """
+import asyncio
+asyncio.Future = asyncio.futures.Future = asyncio.futures._PyFuture
+asyncio.Task = asyncio.tasks.Task = asyncio.tasks._PyTask
+import contextlib, socket, sys, uringloop
+
+async def main(loop):
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        coroutine = loop.sock_recv(near, 10)
+        future = coroutine.send(None)
+        future._asyncio_future_blocking = False
+        log = []
+        for name in "ABC":
+            future.add_done_callback(lambda _, name=name: log.append(name))
+        far.send(b"x")
+        while len(log) < 3:
+            await asyncio.sleep(0)
+        with contextlib.suppress(StopIteration):
+            coroutine.send(None)
+        receiving = loop.create_task(loop.sock_recv(near, 10))
+        await asyncio.sleep(0)
+        far.send(b"data")
+        print(log, await receiving)
+
+for debug in (False, True):
+    with contextlib.closing({factory}()) as loop:
+        loop.set_debug(debug)
+        loop.run_until_complete(main(loop))
+"""
+
+
+def test_futures_in_python(loop_factory):
+    """nest_asyncio puts them into the place of C's, and a notebook imports us behind it."""
+    ours = loop_factory.__name__ == "new_event_loop"
+    code = PYTHON_FUTURES.replace("{factory}", "uringloop.new_event_loop" if ours else "asyncio.SelectorEventLoop")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout.splitlines() == ["['A', 'B', 'C'] b'data'"] * 2, done.stderr

@@ -619,6 +619,22 @@ def test_number_of_a_loop_that_was_interrupted_while_it_took_the_signals(loops, 
     assert wakeup_fd() == -1
 
 
+@pytest.mark.uringloop_only  # of a selector loop's the number stays set
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("number_is", ["closed", "a stranger's"])
+def test_pipe_is_collected_before_its_loop(loops, usr2, reuse, number_is):
+    """As with a loop that nobody closes: by the time it is, the number may be another file's."""
+    loop, = loops(1)
+    loop.add_signal_handler(signal.SIGUSR1, print)
+    number = wakeup_fd()
+    loop._csock.close()
+    strangers = reuse(number) if number_is == "a stranger's" else []
+    loop.close()
+    kill(signal.SIGUSR2)
+    check_silent(strangers)
+    assert wakeup_fd() == -1
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("way", ["closes the loop", "ends the run"])
 def test_forked_child_leaves_the_parent_its_signals(loops, seen, way):

@@ -149,12 +149,18 @@ _CLOSE_PATIENCE = 5.0
 cdef object _Handle = events.Handle
 cdef object _Future = futures.Future
 cdef object _future_set_result = futures.Future.set_result
+# nest_asyncio puts asyncio's own future in Python into its place, which can do without the short cuts below.
+cdef bint _has_c_futures = hasattr(futures.Future, '_callbacks')
 
 
 # ours: as _OverlappedFuture(ov, loop=loop), at a third of the price: there are two of them a message.
 # kwargs is {'loop': loop}.
 cdef object _new_overlapped_future(Overlapped ov, dict kwargs):
     cdef PyTypeObject* cls = <PyTypeObject*> _OverlappedFuture
+    if not _has_c_futures:
+        f = _OverlappedFuture(ov, **kwargs)
+        ov.traced = bool(f._source_traceback)
+        return f
     f = cls.tp_new(cls, (), NULL)
     (<PyTypeObject*> _Future).tp_init(f, (), kwargs)
     traceback = f._source_traceback
@@ -193,8 +199,6 @@ cdef inline int _set_overlapped(object f, object ov) except -1:
 
 cdef object _handle_run = events.Handle._run
 cdef object _call_soon = base_events.BaseEventLoop.call_soon
-# A future that is not C's (nest_asyncio puts the one in Python into its place) keeps its callbacks itself.
-cdef bint _has_c_futures = hasattr(futures.Future, '_callbacks')
 cdef object _get_callbacks = getattr(futures.Future, '_callbacks', None)
 # What ov.done_handle is when the future has had several callbacks.
 cdef object _IN_LIST = object()
