@@ -59,7 +59,7 @@ class _UnixEventLoopMixin:
     # stdlib: _UnixSelectorEventLoop.add_signal_handler
     def add_signal_handler(self, sig, callback, *args):
         # differs[U1]
-        taken = self._csock is not None and wakeup_fds.take(self._signal_file)
+        taken = self._has_self_pipe() and wakeup_fds.take(self._signal_file)
         try:
             _UnixSelectorEventLoop.add_signal_handler(self, sig, callback, *args)
         finally:
@@ -73,7 +73,7 @@ class _UnixEventLoopMixin:
     # stdlib: _UnixSelectorEventLoop.remove_signal_handler
     def remove_signal_handler(self, sig):
         # differs[U1]
-        taken = (self._csock is not None and self._signal_file.is_taken
+        taken = (self._has_self_pipe() and self._signal_file.is_taken
                  and wakeup_fds.take(self._signal_file))
         try:
             return _UnixSelectorEventLoop.remove_signal_handler(self, sig)
@@ -102,7 +102,7 @@ class _UnixEventLoopMixin:
     # stdlib: BaseProactorEventLoop._close_self_pipe
     def _close_self_pipe(self):
         # differs[U2]
-        if self._signal_file.is_taken and not self._csock.closed:
+        if self._signal_file.is_taken and self._has_self_pipe():
             ends = self._ssock, self._csock
             wakeup_fds.leave(self._signal_file, *ends)
             self._ssock, self._csock = (open(os.dup(end.fileno()), end.mode, 0) for end in ends)
@@ -126,12 +126,15 @@ class _UnixEventLoopMixin:
             self._process_self_data(data)
         return True
 
+    def _has_self_pipe(self):
+        # Of a loop that nobody closes the collector may have closed it before.
+        return self._csock is not None and not self._csock.closed
+
     def _want_signals(self, starting=False):
         """differs[U1]: have the wake-up descriptor, or give it back."""
         if self._csock is None:
             return
-        if self._csock.closed:
-            # The collector was here before a loop that nobody closes.
+        if not self._has_self_pipe():
             wakeup_fds.give_up(self._signal_file)
         elif starting or self._signal_handlers or self.is_running():
             wakeup_fds.take(self._signal_file)
