@@ -79,6 +79,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D28: A transport's readiness has no future and no chain of callbacks, which one that is interrupted would
 #     end: its operation names a Handle of the loop, and is queued again before this is made ready. A small
 #     send names one for the case that it fails; that it ends well is told to nobody.
+# D29: A result that somebody else gives the future ends the operation, as it ends the wait on the
+#     selector loop.
 import _socket
 import errno
 import math
@@ -332,7 +334,8 @@ class _OverlappedFuture(futures.Future):
     def set_result(self, result):
         ov = self._ov
         super().set_result(result)
-        self._ov = None
+        # differs[D29]
+        self._cancel_overlapped()
         # differs[D21]
         if ov is not None:
             _schedule(ov, _is_plain(self._loop))
