@@ -8,6 +8,7 @@ from asyncio.selector_events import _SelectorDatagramTransport
 
 from hypothesis import strategies as st
 
+from random_steps.lines import RAISED
 from random_steps.model import Datagrams
 from random_steps.operations import Operation
 from random_steps.parts import FlowControlled, Things
@@ -54,6 +55,10 @@ class Couple:
     def plain(self):
         return not self.closed and not self.protocol
 
+    def lose(self):
+        self.up.lose()
+        self.down.lose()
+
     def may_fail_with(self, exc):
         return self.peer_closed and type(exc) in UNREACHABLE[self.family]
 
@@ -74,7 +79,7 @@ class DatagramPeer(FlowControlled, asyncio.DatagramProtocol):
         self.world, self.couple = world, couple
         self.step = world.step
         self.transport = None
-        self.made = self.lost = self.leaving = False
+        self.made = self.lost = self.leaving = self.paused = False
 
     def connection_made(self, transport):
         self.made = True
@@ -83,21 +88,26 @@ class DatagramPeer(FlowControlled, asyncio.DatagramProtocol):
     def datagram_received(self, data, addr):
         couple = self.couple
         with self.world.watched():
-            assert self.made and not self.lost and not self.leaving
+            assert self.made and not self.lost and not self.leaving and not self.paused
             assert addr == couple.address
             couple.down.take(data, 1 << 16)
+        self.world.told(couple)
 
     def error_received(self, exc):
         with self.world.watched():
             assert not self.lost
             assert self.couple.may_fail_with(exc), f"{exc!r} of {self.couple}"
         self.world.counts.operations[f"error_received {type(exc).__name__}"] += 1
+        self.world.told(self.couple)
 
     def connection_lost(self, exc):
         couple = self.couple
         with self.world.watched():
-            assert self.made and not self.lost and self.leaving
-            assert exc is None
+            assert self.made and not self.lost
+            if isinstance(exc, RAISED):
+                couple.up.broken = couple.down.broken = self.leaving = True
+            else:
+                assert exc is None and self.leaving
         self.lost = couple.closed = True
         self.world.record("datagrams lost", couple, type(exc).__name__, self.step)
 
@@ -111,6 +121,12 @@ class Couples(Things):
                 couple.up.take(couple.peer.recv(1 << 16), 1 << 16)
 
     # -- the end --
+
+    def let_go(self):
+        for couple in self:
+            if couple.transport and couple.protocol.paused and not couple.protocol.leaving:
+                couple.protocol.paused = False
+                couple.transport.resume_reading()
 
     def delivered(self):
         for couple in self:
@@ -313,3 +329,12 @@ def close_datagram_transport(world, number, how):
     if how == "abort":
         couple.up.broken = True
     getattr(couple.transport, how)()
+
+
+@step(number=NUMBER, what=st.sampled_from(["pause", "resume"]))
+def use_datagram_transport(world, number, what):
+    couple = world.couples.choose(number, lambda c: c.transport and not c.protocol.leaving)
+    if couple is None:
+        return False
+    couple.protocol.paused = what == "pause"
+    getattr(couple.transport, f"{what}_reading")()

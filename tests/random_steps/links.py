@@ -21,16 +21,19 @@ class Link:
     Instead of the peer there may be a `mate`: the link that has the other socket, on whatever loop.
     """
 
-    def __init__(self, loop, ours, peer, name, mate=None):
+    def __init__(self, loop, ours=None, peer=None, name=None, mate=None):
         self.loop = loop
-        self.ours, self.peer, self.name = ours, peer, name
         self.mate = mate
         self.up, self.down = (mate.down, mate.up) if mate else (Stream(), Stream())
         self.receive = self.send = self.transport = self.protocol = None
         self.reader = self.writer = None  # the callbacks of add_reader, add_writer
-        self.closed = self.peer_gone = self.wrote_eof = False
+        self.closed = self.peer_gone = self.wrote_eof = self.aborted = False
         self.raced = False  # from here on it depends on who was faster
         self.history = []
+        self.adopt(ours, peer, name)
+
+    def adopt(self, ours, peer, name):
+        self.ours, self.peer, self.name = ours, peer, name
         for sock in filter(None, (ours, peer)):
             sock.setblocking(False)
             # A send is short sooner.
@@ -50,6 +53,10 @@ class Link:
     @property
     def broken(self):
         return self.up.broken or self.down.broken
+
+    def lose(self):
+        self.up.lose()
+        self.down.lose()
 
     @property
     def plain(self):
@@ -110,6 +117,10 @@ class Links(Things):
         self.append(link)
         return link
 
+    def unborn(self, loop):
+        """A link that will know its sockets when it is accepted."""
+        return Link(loop)
+
     def add_pair(self, family, loop):
         return self.add(loop, *(tcp_pair() if family == "tcp" else socket.socketpair()), family)
 
@@ -146,6 +157,9 @@ class Links(Things):
             self.drain_peer(link)
             if link.mate:
                 self.take_rest(link)
+        for link in self.transports():
+            # Accepted since.
+            link.protocol.close()
         return not self.transports() and all(
             link.mate or self.drain_peer(link) for link in self if link.closed and not link.peer_closed
         )
@@ -155,11 +169,16 @@ class Links(Things):
 
     def abort(self):
         for link in self.transports():
+            if link.aborted:
+                continue
+            link.aborted = True
             link.disturb()
             link.up.broken = link.down.broken = link.protocol.leaving = True
             link.transport.abort()
 
     def has_aborted(self):
+        # Those that were accepted since.
+        self.abort()
         return not self.transports()
 
     def rest(self):

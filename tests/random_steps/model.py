@@ -1,5 +1,8 @@
 """What was sent, in order, and what the reader has seen of it: the bytes of a stream, or datagrams."""
 
+import bisect
+import itertools
+
 
 class Stream:
     """One direction of a connection: the segments that were sent, and where the reader may be.
@@ -13,6 +16,7 @@ class Stream:
         self.places = {(0, 0)}
         self.ended = False  # the writer has said that there is no more
         self.broken = False  # the rest may be lost, and errors are to be expected
+        self.lost_to = None  # a piece of the segments before this one may be missing, or come twice
 
     def add(self, data, cut=False):
         segment = [memoryview(data), cut]
@@ -20,9 +24,40 @@ class Stream:
             self.segments.append(segment)
         return segment
 
+    def lose(self):
+        self.lost_to = len(self.segments)
+
     def take(self, data):
         assert data
         data = memoryview(data)
+        places = self.follow(data)
+        if not places and self.lost_to is not None:
+            places = self.jump(data)
+        assert places, f"{len(data)} bytes that are not next in the stream: at {sorted(self.places)[:4]} of {self}"
+        self.places = places
+
+    def jump(self, data):
+        """Where the reader may be behind this when a piece is missing before it, or in it, or came twice."""
+        text = b"".join(segment for segment, _ in self.segments)
+        starts = [0, *itertools.accumulate(len(segment) for segment, _ in self.segments)]
+        found = set()
+        for index, offset in self.places:
+            place = starts[index] + offset
+            same = common_prefix(text[place : place + len(data)], bytes(data[: len(text) - place]))
+            for before in range(max(0, same - 4), same + 1):
+                rest = bytes(data[before:])
+                at = text.find(rest)
+                while at >= 0 and len(found) < 1000:
+                    found.add(at + len(rest))
+                    at = text.find(rest, at + 1)
+        self.lost_to = None
+        places = set()
+        for place in found:
+            index = bisect.bisect_right(starts, place) - 1
+            places.add((index, place - starts[index]))
+        return places
+
+    def follow(self, data):
         places, todo, seen = set(), [(*place, 0) for place in self.places], set()
         while todo:
             place = index, offset, position = todo.pop()
@@ -43,11 +78,11 @@ class Stream:
             if cut:
                 # The next segment begins like the rest of this one by chance only.
                 todo += [(index + 1, 0, position + n) for n in range(max(0, same - 4), same + 1)]
-        assert places, f"{len(data)} bytes that are not next in the stream: at {sorted(self.places)[:4]} of {self}"
-        self.places = places
+        return places
 
     def complete(self):
-        return any(all(cut for _, cut in self.segments[index:]) for index, _ in self.places)
+        first = self.lost_to or 0
+        return any(all(cut for _, cut in self.segments[max(index, first) :]) for index, _ in self.places)
 
     def take_end(self):
         assert self.broken or (self.ended and self.complete()), f"a false end: at {sorted(self.places)[:4]} of {self}"
@@ -87,6 +122,10 @@ class Datagrams:
         datagram = [bytes(data), False]
         self.sent.append(datagram)
         return datagram
+
+    def lose(self):
+        for datagram in self.sent:
+            datagram[1] = True
 
     def take(self, data, size):
         """data: what a receive of at most `size` bytes came to; the rest of a datagram is dropped."""

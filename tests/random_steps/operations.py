@@ -5,6 +5,8 @@ import collections
 import errno
 import select
 
+from random_steps.lines import RAISED
+
 # What a connection may end with once one side has left it.
 BROKEN = (ConnectionResetError, BrokenPipeError)
 
@@ -90,11 +92,13 @@ class Operation:
             # When a broken connection is seen to be one is a matter of time.
             certain = certain and not thing.raced and not (self.world.kind.late and thing.broken)
         self.world.records[self.step, self.name] = Record(outcome, certain, self.history)
+        if thing is not None:
+            self.world.told(thing)
 
     def may_fail_with(self, exc):
         if self.closed and type(exc) is OSError and exc.errno == errno.EBADF:
             return True
-        if type(exc) in self.expected:
+        if type(exc) in self.expected or isinstance(exc, RAISED):
             return True
         return self.thing is not None and self.thing.broken and type(exc) in BROKEN
 

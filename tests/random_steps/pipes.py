@@ -8,6 +8,7 @@ import socket
 
 from hypothesis import strategies as st
 
+from random_steps.lines import RAISED
 from random_steps.model import Stream
 from random_steps.operations import BROKEN, Operation
 from random_steps.parts import FlowControlled, Things
@@ -34,6 +35,9 @@ class Pipe:
     def __repr__(self):
         return f"<{self.name} {self.stream}>"
 
+    def lose(self):
+        self.stream.lose()
+
     def disturb(self):
         """One end is about to be closed."""
         for protocol in filter(None, (self.reader, self.writer)):
@@ -54,19 +58,24 @@ class PipeProtocol(FlowControlled, asyncio.Protocol):
 
     def data_received(self, data):
         with self.world.watched():
-            assert not self.leaving and not self.ended
+            assert not self.leaving and not self.ended and self.transport.is_reading()
             self.pipe.stream.take(data)
+        self.world.told(self.pipe)
 
     def eof_received(self):
         self.ended = True
         with self.world.watched():
             self.pipe.stream.take_end()
+        self.world.told(self.pipe)
 
     def connection_lost(self, exc):
         pipe = self.pipe
         with self.world.watched():
             assert self.made and not self.lost
-            assert exc is None or (pipe.stream.broken and type(exc) in BROKEN), f"{exc!r} of {pipe}"
+            if isinstance(exc, RAISED) or (self.leaving and isinstance(exc, OSError)):
+                pipe.stream.broken = True
+            else:
+                assert exc is None or (pipe.stream.broken and type(exc) in BROKEN), f"{exc!r} of {pipe}"
             assert exc is not None or self.leaving or self.ended or pipe.stream.broken
         self.lost = True
         if self is pipe.reader:

@@ -1,5 +1,7 @@
 """Readers and writers on the sockets of connections."""
 
+import contextlib
+
 from hypothesis import strategies as st
 
 from random_steps.operations import BROKEN
@@ -17,10 +19,11 @@ class Callback:
         with self.world.watched():
             assert token is self.link
             assert self is getattr(self.link, self.kind), f"a removed {self.kind} was called"
-            self.work()
+            self.work(self.size)
             self.calls -= 1
             if self.calls <= 0:
                 self.remove()
+        self.world.told(self.link)
 
     def add(self):
         setattr(self.link, self.kind, self)
@@ -35,12 +38,16 @@ class Callback:
 
 class Reader(Callback):
     kind = "reader"
+    robbed = None  # the run of the loop in which another callback took what it was to read
 
-    def work(self):
+    def work(self, size):
         link = self.link
         try:
-            data = link.ours.recv(self.size)
+            data = link.ours.recv(size)
         except BlockingIOError:
+            # What is told is true when the tick begins; what an interrupt has left in the queue may be told again.
+            world = self.world
+            assert self.robbed == world.runs or world.interrupted_in == world.step, "called without anything to read"
             return
         except BROKEN:
             assert link.broken
@@ -56,9 +63,9 @@ class Reader(Callback):
 class Writer(Callback):
     kind = "writer"
 
-    def work(self):
+    def work(self, size):
         link = self.link
-        data = self.world.data(self.size)
+        data = self.world.data(size)
         if link.peer_closed:
             link.down.broken = True
         try:
@@ -133,3 +140,25 @@ def callback_on_a_transport(world, number, kind):
             assert "is used by transport" in str(exc)
         else:
             raise AssertionError(f"{method} on a transport's descriptor")
+
+
+@step(number=NUMBER, size=SMALL)
+def take_beside(world, number, size):
+    """Read, by a plain call, what a reader waits for and has just come."""
+    link = world.links.choose(number, lambda l: l.reader is not None)
+    if link is None:
+        return False
+    if not world.turning and not link.mate and not link.peer_closed and not link.down.ended:
+        with contextlib.suppress(BlockingIOError, *BROKEN):
+            data = world.data(size)
+            link.down.add(data[: link.peer.send(data)])
+    # One that is about to be called in this tick will find nothing.
+    link.reader.robbed = world.runs if world.turning else None
+    try:
+        data = link.ours.recv(1 << 20)
+    except (BlockingIOError, *BROKEN):
+        return False
+    if data:
+        link.down.take(data)
+    else:
+        link.down.take_end()

@@ -56,6 +56,14 @@ class Signals(Part):
         self.handled.discard(number)
         self.due.discard(number)
 
+    def send_all(self):
+        for number in self.handled:
+            self.send(number, "kill")
+
+    def lose(self):
+        """The byte of a signal may be lost; the next is not."""
+        self.due.clear()
+
     # -- the end --
 
     def delivered(self):

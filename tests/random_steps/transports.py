@@ -4,6 +4,7 @@ import asyncio
 
 from hypothesis import strategies as st
 
+from random_steps.lines import RAISED
 from random_steps.operations import BROKEN, Operation
 from random_steps.parts import FlowControlled
 from random_steps.steps import CANCEL, LIMIT, NUMBER, SIZE, step
@@ -15,7 +16,7 @@ class Peer(FlowControlled, asyncio.Protocol):
     def __init__(self, world, link):
         self.world, self.link = world, link
         self.step = world.step
-        self.made = self.lost = False
+        self.made = self.lost = self.robbed = False
         self.leaving = False
 
     def connection_made(self, transport):
@@ -24,14 +25,24 @@ class Peer(FlowControlled, asyncio.Protocol):
 
     def data_received(self, data):
         with self.world.watched():
-            assert not self.leaving and not self.lost
+            self.check_may_be_told()
             self.link.down.take(data)
+        self.after_told()
 
     def eof_received(self):
         with self.world.watched():
-            assert not self.leaving
+            self.check_may_be_told()
             self.link.down.take_end()
+        self.after_told()
         return True
+
+    def check_may_be_told(self):
+        assert self.made and not self.leaving and not self.lost
+        transport = self.link.transport
+        assert transport.is_reading(), "told while it is closing" if transport.is_closing() else "told while paused"
+
+    def after_told(self):
+        self.world.told(self.link)
 
     def pause_writing(self):
         super().pause_writing()
@@ -49,7 +60,10 @@ class Peer(FlowControlled, asyncio.Protocol):
         link = self.link
         with self.world.watched():
             assert self.made and not self.lost
-            assert exc is None or (link.broken and type(exc) in BROKEN), f"{exc!r} of {link}"
+            if isinstance(exc, RAISED) or (self.robbed and isinstance(exc, OSError)):
+                link.up.broken = link.down.broken = True
+            else:
+                assert exc is None or (link.broken and type(exc) in BROKEN), f"{exc!r} of {link}"
             assert exc is not None or self.leaving or link.broken
         self.lost = link.closed = True
         self.world.record("connection_lost", link, type(exc).__name__, self.step)

@@ -12,10 +12,12 @@ from uringloop import _overlapped
 
 from random_steps.connections import Listeners
 from random_steps.datagrams import Couples
+from random_steps.lines import RAISED
 from random_steps.links import Links
 from random_steps.operations import Record, history
 from random_steps.pipes import Pipes
 from random_steps.readiness import Callbacks
+from random_steps.servers import Servers
 from random_steps.signals import Signals
 
 NOISE = some_bytes(2_000_000)
@@ -25,7 +27,7 @@ class World:
     """kind: of its loops; seed: of the data, and of the faults; abrupt: the loops are closed with all under way."""
 
     # How long the end of an example may take, in seconds; nothing in it should wait.
-    patience = 20.0
+    patience = float(os.environ.get("URINGLOOP_PATIENCE", 20))
 
     def __init__(self, kind, counts, seed=0, abrupt=False):
         self.kind, self.counts, self.abrupt = kind, counts, abrupt
@@ -37,6 +39,9 @@ class World:
         self.calls_due = []  # from other threads
         self.cancels = 0
         self.moved = False  # from thread to thread
+        self.turning = False  # a callback is what asks
+        self.places, self.interrupted_in = [], None  # lines, and the last step, that were interrupted
+        self.runs = 0  # of all loops
         self.step = -1
         self.random = random.Random(seed)
         self.stack = contextlib.ExitStack()
@@ -48,7 +53,9 @@ class World:
         self.couples = Couples(self)
         self.callbacks = Callbacks(self)
         self.signals = Signals(self)
-        self.parts = [self.signals, self.callbacks, self.links, self.listeners, self.pipes, self.couples]
+        self.servers = Servers(self)
+        self.deeds = {}  # what a thing does to its neighbours as soon as it is told something
+        self.parts = [self.signals, self.callbacks, self.servers, self.links, self.listeners, self.pipes, self.couples]
 
     def add_loop(self):
         loop = self.kind.make_loop(self.random.getrandbits(32))
@@ -75,17 +82,25 @@ class World:
         certain = not thing.raced and not (self.kind.late and thing.broken)
         self.records[step, what] = Record(outcome, certain, history(thing))
 
+    def told(self, thing):
+        """A thing has been told something by its loop: it does what it was to do then."""
+        deed = self.deeds.pop(thing, None)
+        if deed is not None:
+            with self.watched():
+                deed()
+
     # -- the steps --
 
     def play(self, program):
         """Run the steps: (function, arguments, number of turns after it)."""
         for self.step, (function, arguments, count) in enumerate(program):
             try:
-                if function(self, **arguments) is not False:
-                    self.counts.steps += 1
+                done = function(self, **arguments) is not False
+                self.counts.count_step(function.__name__, done)
                 self.turn(count)
             except BaseException as exc:
                 exc.add_note(f"in step {self.step}: {function.__name__}{arguments}, on {self.kind.name}")
+                exc.add_note(f"interrupted: {self.places}")
                 raise
 
     def soon(self, loop, ticks, function):
@@ -96,24 +111,35 @@ class World:
             loop.call_soon(self.soon, loop, ticks - 1, function)
 
     def let_endings_pass(self):
-        if self.oracle:
+        if self.oracle and not self.turning:
             # There, a cancelled operation takes its reader away some callbacks later, whosoever it is by then.
             self.turn(4)
 
     def turn(self, count=1, one_run=False, loops=None):
         """Let the loops turn, in turn."""
         loops = self.loops if loops is None else loops
-        if one_run:
-            for loop in loops:
-                loop.run_until_complete(turns(count))
-            count = 0
-        for _ in range(count):
-            for loop in loops:
-                loop.call_soon(loop.stop)
-                loop.run_forever()
+        self.turning = True
+        try:
+            if one_run:
+                for loop in loops:
+                    self.runs += 1
+                    loop.run_until_complete(turns(count))
+                count = 0
+            for _ in range(count):
+                for loop in loops:
+                    self.runs += 1
+                    loop.call_soon(loop.stop)
+                    loop.run_forever()
+        finally:
+            self.turning = False
+        self.forgive()
         if self.findings:
             raise self.findings[0]
         assert not self.errors, self.errors
+
+    def forgive(self):
+        """Forget what the exception handler was told of an interrupt."""
+        self.errors[:] = [context for context in self.errors if not isinstance(context.get("exception"), RAISED)]
 
     def turn_elsewhere(self, count):
         def run():
@@ -141,10 +167,12 @@ class World:
             self.wind_up()
         except BaseException as exc:
             exc.add_note(f"at the end, on {self.kind.name}")
+            exc.add_note(f"interrupted: {self.places}")
             raise
 
     def wind_up(self):
         self.turn(5)
+        self.deeds.clear()
         closed = [operation for operation in self.operations if operation.closed]
         # Of a request whose thread has ended the kernel tells in its own time.
         assert self.moved or self.kind.late or all(operation.task.done() for operation in closed), (

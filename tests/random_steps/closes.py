@@ -1,0 +1,191 @@
+"""Closes by the user: of what a loop has been given, with and without telling it, and the number's next owner.
+
+On the selector loop a file is gone when close() returns, whatever waits for it: its peer sees the end at once, and what
+waits is told nothing more, nor of the number's next owner.  Here that holds behind a removal; beside what still waits
+it may take until the next tick.
+
+On the selector loop the forgotten reader of a number makes its next owner deaf.  So there it is removed before the heir
+has anything to do with the loop; here as well, on every second occasion.
+"""
+
+import contextlib
+import os
+import select
+import socket
+
+from hypothesis import strategies as st
+from support import tcp_pair
+
+from random_steps.links import MOST
+from random_steps.steps import FAMILY, NUMBER, step
+from random_steps.transports import has_transport
+
+HEIR = st.sampled_from([None, "tcp", "unix"])
+
+
+def is_open(file):
+    return file.fileno() >= 0 if isinstance(file, socket.socket) else not file.closed
+
+
+def sees_the_end(sock):
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    # Nothing is to be done for it any more; the time is the network's.
+    return bool(poll.poll(100))
+
+
+def inherit(world, family, number):
+    """A pair of sockets, one with this number, with something to read there; or None."""
+    if family is None or len(world.links) >= MOST:
+        return None
+    mine, theirs = tcp_pair() if family == "tcp" else socket.socketpair()
+    if theirs.fileno() == number:
+        mine, theirs = theirs, mine
+    if mine.fileno() != number:
+        os.dup2(mine.fileno(), number)
+        mine.close()
+        mine = socket.socket(fileno=number)
+    data = world.data(500)
+    theirs.send(data)
+    return mine, theirs, data
+
+
+def join(world, loop, heir, family):
+    """From now on the loop may be given the heir."""
+    if heir is None:
+        return
+    mine, theirs, data = heir
+    link = world.links.add(loop, mine, theirs, f"next-owner-{family}")
+    link.down.add(data)
+
+
+def leave(link):
+    link.disturb()
+    link.leave()
+    link.closed = True
+    # What had come and was not read is gone.
+    link.up.broken = link.down.broken = True
+
+
+def check_peer_sees_the_end(world, link):
+    """Behind all that was sent."""
+    if link.mate or link.peer_closed or sees_the_end(link.peer):
+        return
+    world.links.drain_peer(link)
+    assert sees_the_end(link.peer), f"the peer does not see the end: {link}"
+
+
+@step(weight=2, number=NUMBER, removal=st.sampled_from(["object", "number", None, "number afterwards"]), heir=HEIR)
+def close_under_callbacks(world, number, removal, heir):
+    """Of a socket with a reader or a writer."""
+    link = world.links.choose(number, lambda l: l.reader or l.writer)
+    if link is None:
+        return False
+    loop, sock, fd = link.loop, link.ours, link.ours.fileno()
+    kinds = [kind for kind in ("reader", "writer") if getattr(link, kind)]
+    for kind in kinds:
+        setattr(link, kind, None)
+        if removal in ("object", "number"):
+            assert getattr(loop, f"remove_{kind}")(sock if removal == "object" else fd) is True
+    leave(link)
+    sock.close()
+    if removal in ("object", "number"):
+        check_peer_sees_the_end(world, link)
+    elif removal == "number afterwards":
+        forget(world, loop, fd)
+        check_peer_sees_the_end(world, link)
+    next_owner = inherit(world, heir, fd)
+    if removal is None:
+        world.turn(2)
+        if not world.moved:
+            check_peer_sees_the_end(world, link)
+        if world.oracle:
+            forget(world, loop, fd)
+    join(world, loop, next_owner, heir)
+
+
+def forget(world, loop, fd):
+    for remove in (loop.remove_reader, loop.remove_writer):
+        # The selector loop's raises where a number has both, and has forgotten them then.
+        with contextlib.suppress(*[OSError] * world.oracle):
+            remove(fd)
+
+
+@step(weight=2, number=NUMBER, then=st.sampled_from(["close", "abort"]), heir=HEIR)
+def close_under_transport(world, number, then, heir):
+    """Of the socket that a transport was given."""
+    link = world.links.choose(number, lambda l: has_transport(l) and not l.protocol.leaving
+                              and isinstance(l.ours, socket.socket) and l.ours.fileno() >= 0)
+    if link is None:
+        return False
+    protocol, fd = link.protocol, link.ours.fileno()
+    if world.oracle and link.transport.get_write_buffer_size():
+        # Its close() would raise: the descriptor of the reader and writer can't be changed any more.
+        link.raced = True
+        return False
+    leave(link)
+    link.raced = protocol.robbed = True
+    link.ours.close()
+    next_owner = inherit(world, heir, fd)
+    world.turn(2)
+    if not world.moved:
+        check_peer_sees_the_end(world, link)
+    if not protocol.lost:
+        protocol.leaving = True
+        getattr(link.transport, then)()
+    world.until(lambda: protocol.lost, f"the end of a transport whose socket is closed: {link}")
+    join(world, link.loop, next_owner, heir)
+
+
+@step(number=NUMBER)
+def close_under_server(world, number):
+    """Of the socket that a server was given: nothing keeps listening."""
+    served = world.servers.choose(number, lambda s: s.serving)
+    if served is None:
+        return False
+    fd = served.sock.fileno()
+    served.closed = True
+    served.sock.close()
+    world.turn(2)
+    client = world.listeners.new_socket(served.family)
+    client.settimeout(5)
+    try:
+        client.connect(served.address)
+    except ConnectionRefusedError:
+        pass
+    else:
+        # The port may be the client's own by now, which then has connected to itself.
+        assert world.moved or client.getsockname() == served.address, "something keeps listening"
+    if world.oracle:
+        # Its server would raise.
+        forget(world, served.loop, fd)
+    else:
+        served.server.close()
+
+
+@step(number=NUMBER, end=st.sampled_from(["reader", "writer"]))
+def close_under_pipe(world, number, end):
+    """Of the file that a pipe's transport was given."""
+
+    def suits(pipe):
+        protocol = getattr(pipe, end)
+        return protocol is not None and protocol.made and not protocol.lost and not protocol.leaving
+
+    pipe = world.pipes.choose(number, suits)
+    if pipe is None:
+        return False
+    protocol = getattr(pipe, end)
+    if world.oracle and protocol.unsent():
+        # Its abort() would raise: the descriptor of the reader and writer can't be changed any more.
+        pipe.raced = True
+        return False
+    pipe.raced = pipe.stream.broken = pipe.stream.ended = protocol.leaving = True
+    file, other = (pipe.reads, pipe.writes) if end == "reader" else (pipe.writes, pipe.reads)
+    alone = (pipe.writer if end == "reader" else pipe.reader) is None and is_open(other)
+    file.close()
+    world.turn(2)
+    if alone and not world.moved:
+        assert sees_the_end(other), f"the other end does not see the end: {pipe}"
+    if not protocol.lost:
+        protocol.transport.abort() if hasattr(protocol.transport, "abort") else protocol.transport.close()
+    world.until(lambda: protocol.lost, f"the end of a pipe whose file is closed: {pipe}")
