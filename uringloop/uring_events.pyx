@@ -466,11 +466,13 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             self._loop_self_reading()
             # differs[D15]
             self._want_signals(True)
+            self._gathers_writes = True
             super()._run_forever_setup()
 
         # stdlib: ProactorEventLoop._run_forever_cleanup
         def _run_forever_cleanup(self):
             super()._run_forever_cleanup()
+            self._gathers_writes = False
             # differs[D24]
             self._proactor._submit()
             self._stop_self_reading()
@@ -494,8 +496,10 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
                 self._loop_self_reading()
                 # differs[D15]
                 self._want_signals(True)
+                self._gathers_writes = True
                 super().run_forever()
             finally:
+                self._gathers_writes = False
                 # differs[D24]
                 self._proactor._submit()
                 self._stop_self_reading()
