@@ -213,9 +213,10 @@ def test_write_on_a_closed_loop(loop, connect, pair):
     fill(ours)
     with pytest.raises(RuntimeError, match="^Event loop is closed$"):
         transport.write(b"data")
-    # It can't be closed any more.
+    # It can't be closed any more, which is told once.
     with pytest.raises(RuntimeError, match="^Event loop is closed$"):
         transport.close()
+    transport.close()
     transport._sock = None
 
 

@@ -534,6 +534,7 @@ cdef class Overlapped:
             _kept.append(self)
         else:
             self._unhold()
+            self._buffer = None
         self.future = self.obj = self.callback = self.done_handle = None
         return 0
 

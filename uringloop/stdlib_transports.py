@@ -139,6 +139,8 @@ class _ClosingMixin:
     def close(self):
         if self._closing:
             return
+        # A closed loop refuses what follows; a second close() is nothing then.
+        self._closing = self._loop.is_closed()
         # differs[T11]
         if self._flush() and not self._conn_lost:
             # Scheduled first: a second close(), behind one that was interrupted, does no harm.
@@ -169,6 +171,7 @@ class _ClosingMixin:
         waiter = self._empty_waiter
         if waiter is not None and not waiter.done():
             waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
+        self._conn_lost += self._loop.is_closed()
         self._loop.call_soon(self._call_connection_lost, exc, context=self._context)
         self._conn_lost += 1
         self._closing = True
@@ -425,7 +428,7 @@ class _WritingMixin(_ClosingMixin):
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
         self._empty_waiter = self._loop.create_future()
-        if self._flush():
+        if self._flush() and not self._empty_waiter.done():
             self._empty_waiter.set_result(None)
         return self._empty_waiter
 
@@ -474,11 +477,11 @@ class _WritingMixin(_ClosingMixin):
         if sent < (data.nbytes if type(data) is memoryview else len(data)):
             # The program may change what it has written.
             rest = memoryview(data if type(data) is bytes else bytes(data))[sent:]
+            self._start_writing()
             if self._buffer:
                 self._buffer.appendleft(rest)
             else:
                 self._buffer = collections.deque((rest,))
-            self._start_writing()
 
     def _write_ready(self):
         """Send what waited for room, as the selector loop's transport does."""

@@ -1120,7 +1120,7 @@ cdef class IouringProactor:
     cdef bint _make_ready(self, Overlapped ov, object handle) except -1:
         """Have a handle of the loop run; tell whether its operation goes on."""
         if owns_buffer(ov._kind):
-            if ov.error:
+            if ov.error and ov.error != ECANCELED:
                 self._loop._ready.append(handle)
             return False
         # With the file closed it is, as on a selector, never ready again.
