@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from asyncio import selector_events
+from asyncio import base_events, events, selector_events
 
 import pytest
 
@@ -16,6 +16,9 @@ from support import Buffered, Recorder, some_bytes, turns
 from uringloop import stdlib_transports
 
 FILES = {stdlib_transports.__file__, selector_events.__file__}
+# What runs between a completion and the transport: code -> the name of the Handle in it, and of whose it is.
+HANDLES = {base_events.BaseEventLoop._run_once.__code__: "handle", events.Handle._run.__code__: "self"}
+CALLBACKS = {"_read_ready", "_write_ready", "_write_sendmsg", "_sendto_ready", "accept"}
 
 
 class Interrupt(KeyboardInterrupt):
@@ -24,6 +27,10 @@ class Interrupt(KeyboardInterrupt):
 
 class Failure(Exception):
     """What the handler of another signal raises."""
+
+
+def is_of_a_transport(handle):
+    return getattr(getattr(handle, "_callback", None), "__name__", None) in CALLBACKS
 
 
 class Tracer:
@@ -36,10 +43,12 @@ class Tracer:
         self.hit = False
 
     def __call__(self, frame, event, arg):
-        return self.line if frame.f_code.co_filename in FILES else None
+        code = frame.f_code
+        return self.line if code.co_filename in FILES or code in HANDLES else None
 
     def line(self, frame, event, arg):
-        if event == "line":
+        name = HANDLES.get(frame.f_code)
+        if event == "line" and (name is None or is_of_a_transport(frame.f_locals.get(name))):
             line = frame.f_code.co_name, frame.f_lineno
             self.lines[line] = True
             if line == self.at and not self.hit:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import threading
 
 import pytest
 
@@ -170,7 +171,7 @@ def test_write_before_the_first_run(loop_factory, pair):
 
 
 def test_write_on_a_loop_that_is_driven_from_outside(loop, connect, pair):
-    """_run_once() alone has no end of a run."""
+    """A driver that calls _run_once() has no end of a run, though the loop says that it runs."""
     ours, theirs = pair
     transport, protocol = loop.run_until_complete(connect(ours))
     received = []
@@ -180,7 +181,11 @@ def test_write_on_a_loop_that_is_driven_from_outside(loop, connect, pair):
         received.append(drain(theirs))
 
     loop.call_soon(write)
-    loop._run_once()
+    loop._thread_id = threading.get_ident()
+    try:
+        loop._run_once()
+    finally:
+        loop._thread_id = None
     assert received == [b"data"]
     loop.run_until_complete(closed((transport, protocol)))
 
@@ -208,9 +213,10 @@ def test_write_on_a_closed_loop(loop, connect, pair):
     fill(ours)
     with pytest.raises(RuntimeError, match="^Event loop is closed$"):
         transport.write(b"data")
-    # It can't be closed any more.
+    # It can't be closed any more, which is told once.
     with pytest.raises(RuntimeError, match="^Event loop is closed$"):
         transport.close()
+    transport.close()
     transport._sock = None
 
 

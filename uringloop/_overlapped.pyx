@@ -568,6 +568,7 @@ cdef class Overlapped:
             _kept.append(self)
         else:
             self._unhold()
+            self._buffer = None
         self.future = self.obj = self.callback = None
         return 0
 

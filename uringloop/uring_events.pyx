@@ -544,11 +544,13 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
             self._proactor._bind_thread()
             # differs[D15], differs[D20]
             self._want_signals(True)
+            self._gathers_writes = True
             super()._run_forever_setup()
 
         # stdlib: ProactorEventLoop._run_forever_cleanup
         def _run_forever_cleanup(self):
             super()._run_forever_cleanup()
+            self._gathers_writes = False
             # differs[D24]
             self._proactor._submit()
             self._want_signals()
@@ -568,8 +570,10 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
                 self._proactor._bind_thread()
                 # differs[D15], differs[D20]
                 self._want_signals(True)
+                self._gathers_writes = True
                 super().run_forever()
             finally:
+                self._gathers_writes = False
                 # differs[D24]
                 self._proactor._submit()
                 self._want_signals()
@@ -1189,7 +1193,7 @@ cdef class IouringProactor:
     cdef bint _make_ready(self, Overlapped ov, object handle) except -1:
         """Have a handle of the loop run; tell whether its operation goes on."""
         if owns_buffer(ov._kind):
-            if ov.error:
+            if ov.error and ov.error != ECANCELED:
                 self._loop._ready.append(handle)
             return False
         # With the file closed it is, as on a selector, never ready again.
