@@ -48,6 +48,11 @@ unsigned setup_flags(Rung rung) noexcept {
   return kCommonFlags;
 }
 
+Rung rung_of(unsigned setup_flags) noexcept {
+  if (setup_flags & IORING_SETUP_SINGLE_ISSUER) return Rung::kDeferTaskrun;
+  return setup_flags & IORING_SETUP_COOP_TASKRUN ? Rung::kCoopTaskrun : Rung::kPlain;
+}
+
 int probe_features(const Kernel& kernel, Features* features, Rung best) noexcept {
   for (int index = static_cast<int>(best); index < kRungCount; ++index) {
     io_uring_params params;

@@ -50,6 +50,8 @@ constexpr int kRungCount = 3;
 // io_uring_setup(2) flags of a rung.  SUBMIT_ALL and CQSIZE stand on each: a bad SQE must not hold
 // up those behind it, and the CQ must be large enough for what is in flight.
 unsigned setup_flags(Rung rung) noexcept;
+// The other way round.
+Rung rung_of(unsigned setup_flags) noexcept;
 
 struct Features {
   Rung rung = Rung::kPlain;

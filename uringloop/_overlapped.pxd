@@ -71,8 +71,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
 
     cdef cppclass Proactor:
         Proactor(const Kernel& kernel)
-        int init(const Features& features, unsigned sq_entries, unsigned cq_entries)
-        int bind_thread(cbool force)
+        int init(const Features& features, unsigned sq_entries, unsigned cq_entries, int64_t patience_ns)
+        int bind_thread(cbool force, int64_t patience_ns)
         cbool bound_here()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
         int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags,
@@ -87,6 +87,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void extend(uint64_t key, const void* buffer, uint64_t length)
         void watch(uint64_t key)
         void cancel(uint64_t key, int error)
+        void cancel_all()
         int64_t receive(int fd, void* buffer, uint64_t size, int flags)
         int64_t receive_from(int fd, void* buffer, uint64_t size, int flags,
                              sockaddr_storage* address, unsigned* address_length)
@@ -98,6 +99,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void release(uint64_t key)
         int prepare()
         cbool idle()
+        cbool may_sleep()
         cbool quiet()
         cbool must_enter()
         cbool large_copy()
@@ -108,7 +110,6 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void settle(int fd)
         void wake()
         cbool take_wake()
-        unsigned drain(int64_t timeout_ns)
         void close()
         cbool is_open()
         cbool forked()
@@ -119,6 +120,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         Rung rung()
         int ring_fd()
         int64_t now()
+        void sleep(int64_t nanoseconds)
         const Operation* peek(uint32_t slot)
         uint32_t capacity()
         uint32_t first_on(int fd)
@@ -144,6 +146,8 @@ cdef class Ring:
 
     cdef int _check(self) except -1
     cdef int _bind(self, bint force=*) except -1
+    cdef bint _wait_for_memory(self, int64_t* waited) noexcept
+    cdef int _drain(self, int64_t patience_ns) except -1
     cdef int _check_queued(self) except -1
     cdef int64_t _check_watched(self, bint sleep, int64_t timeout_ns) except? -2
     cdef int _close(self) except -1

@@ -29,6 +29,13 @@ TEST_CASE("setup_flags: SUBMIT_ALL and CQSIZE stand on every rung") {
   }
 }
 
+TEST_CASE("rung_of: tells a ring's rung by its flags") {
+  for (Rung rung : kRungs) {
+    CHECK(rung_of(setup_flags(rung)) == rung);
+    CHECK(rung_of(setup_flags(rung) | IORING_SETUP_R_DISABLED) == rung);
+  }
+}
+
 TEST_CASE("probe_features: the best rung of a kernel that knows all flags") {
   SimulatedKernel kernel;
   Features features;
