@@ -525,10 +525,11 @@ def test_other_threads_run_while_a_ring_waits_for_memory(what):
         make()
         loop = uringloop.IouringProactorEventLoop(proactors[0])
         loop.run_until_complete(turns(1))
+        loop.call_soon(loop.stop)
     # The probe's ring is not mapped, and not waited for.
     kernel.set_limit("mmap_error", errno.ENOMEM)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(make) if what == "made" else pool.submit(lambda: loop.run_until_complete(turns(1)))
+        waiting = pool.submit(make if what == "made" else loop.run_forever)
         while not kernel.slept and not waiting.done():
             os.stat("/")
         if what == "closed":

@@ -59,8 +59,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         unsigned kernel_features
 
     const Kernel& real_kernel()
-    int real_features(Features* features)
-    int probe_features(const Kernel& kernel, Features* features, Rung best)
+    int real_features(Features* features, const char** call)
+    int probe_features(const Kernel& kernel, Features* features, Rung best, const char** call)
 
     cdef cppclass Completion:
         uint64_t key

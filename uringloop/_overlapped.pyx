@@ -181,18 +181,19 @@ cdef class Ring:
     def __init__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES,
                  kernel=None):
         cdef Features features
+        cdef const char* call = "io_uring_setup"
         cdef int64_t waited = 0
         cdef int error
         cdef int best
         if self._proactor.is_open():
             raise RuntimeError("the ring is already made")
         if rung is None and kernel is None:
-            error = real_features(&features)
+            error = real_features(&features, &call)
         else:
             best = rung or 0
             if not 0 <= best <= 2:
                 raise ValueError("rung must be 0, 1 or 2")
-            error = probe_features(_calls_of(kernel)[0], &features, <Rung> best)
+            error = probe_features(_calls_of(kernel)[0], &features, <Rung> best, &call)
         if error == 0:
             error = self._proactor.init(features, sq_entries, cq_entries, 0)
         while error == -ENOMEM and self._wait_for_memory(&waited):
@@ -201,7 +202,8 @@ cdef class Ring:
                 raise RuntimeError("the ring is already made")
             error = self._proactor.init(features, sq_entries, cq_entries, 0)
         if error < 0:
-            raise explain(-error, memory_needed=CppRing.memory_needed(sq_entries, cq_entries))
+            raise explain(-error, stage=call.decode(),
+                          memory_needed=CppRing.memory_needed(sq_entries, cq_entries))
 
     def __dealloc__(self):
         # What is in flight has been ended by close(); the table goes with the proactor.

@@ -118,6 +118,38 @@ TEST_CASE("probe_features: a refusal is handed on as it is") {
   }
 }
 
+TEST_CASE("probe_features: names the call that is refused") {
+  struct Refused {
+    Call call;
+    std::string name;
+  };
+  const Refused all[] = {{Call::kSetup, "io_uring_setup"},
+                         {Call::kRegister, "io_uring_register"},
+                         {Call::kEnter, "io_uring_enter"}};
+  for (const Refused& refused : all) {
+    for (int error : {-EPERM, -ENOSYS, -EACCES}) {
+      SimulatedKernel kernel;
+      const std::size_t files = kernel.open_files();
+      kernel.fail(refused.call, error);
+      Features features;
+      const char* call = nullptr;
+      CHECK(probe_features(kernel.table(), &features, Rung::kDeferTaskrun, &call) == error);
+      CHECK(call == refused.name);
+      CHECK(kernel.open_files() == files);
+    }
+  }
+}
+
+TEST_CASE("probe_features: what an enter says in passing is no refusal") {
+  for (int error : {-EAGAIN, -EBUSY, -EINTR}) {
+    SimulatedKernel kernel;
+    kernel.fail(Call::kEnter, error);
+    Features features;
+    CHECK(probe_features(kernel.table(), &features) == 0);
+    CHECK(kernel.calls(Call::kEnter) == 1);
+  }
+}
+
 TEST_CASE("probe_features: a refused probe closes its ring") {
   SimulatedKernel kernel;
   kernel.fail(Call::kRegister, -EACCES);
