@@ -50,6 +50,8 @@ constexpr int kRungCount = 3;
 // io_uring_setup(2) flags of a rung.  SUBMIT_ALL and CQSIZE stand on each: a bad SQE must not hold
 // up those behind it, and the CQ must be large enough for what is in flight.
 unsigned setup_flags(Rung rung) noexcept;
+// The other way round.
+Rung rung_of(unsigned setup_flags) noexcept;
 
 struct Features {
   Rung rung = Rung::kPlain;
@@ -64,11 +66,12 @@ struct Features {
 //
 // Returns 0 and fills `*features`, or -errno: -EINVAL when even the lowest rung is refused or an
 // operation that this library needs is missing (the kernel is older than 5.19), -EPERM, -ENOSYS,
-// -ENOMEM, -EMFILE ... as io_uring_setup(2) says.
-int probe_features(const Kernel& kernel, Features* features,
-                   Rung best = Rung::kDeferTaskrun) noexcept;
+// -ENOMEM, -EMFILE ... as io_uring_setup(2) says.  A filter may allow that call and refuse the other two:
+// each is tried, and `*call`, if it is given, names the one that failed.
+int probe_features(const Kernel& kernel, Features* features, Rung best = Rung::kDeferTaskrun,
+                   const char** call = nullptr) noexcept;
 
 // The running kernel's, probed at the first call that succeeds.
-int real_features(Features* features) noexcept;
+int real_features(Features* features, const char** call = nullptr) noexcept;
 
 }  // namespace uring

@@ -27,8 +27,6 @@ constexpr std::uint16_t kRetryLimit = 100;
 // A write without RWF_NOWAIT is made after finding no room so often where poll(2) says that there is.
 // Two writers of a pipe come to that by chance, a file that is always ready by its nature.
 constexpr std::uint16_t kNowaitTries = 8;
-// How long a new ring waits for the locked memory of closed ones.
-constexpr std::int64_t kMemoryPatience = 1000000000;
 // Enters that settle() spends on one descriptor: one cancels and sees it end, the rest is reserve.
 constexpr int kSettleTurns = 8;
 // What an enter runs of the deferred work without being asked for more (Linux 6.13).
@@ -58,14 +56,15 @@ Proactor::~Proactor() {
 }
 
 int Proactor::init(const Features& features, unsigned submission_entries,
-                   unsigned completion_entries) noexcept {
+                   unsigned completion_entries, std::int64_t patience_ns) noexcept {
   features_ = features;
   submission_entries_ = submission_entries;
   completion_entries_ = completion_entries;
   fork_count_ = kernel_.fork_count(kernel_.self);
   thread_ = 0;
+  moved_ = false;
   door_ = 0;
-  int error = ring_.init(features_, submission_entries_, completion_entries_, kMemoryPatience);
+  int error = ring_.init(features_, submission_entries_, completion_entries_, patience_ns);
   if (error < 0) return error;
   error = readiness_.init();
   const int fd = error < 0 ? error : kernel_.eventfd(kernel_.self, 0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -88,7 +87,7 @@ bool Proactor::bound_here() const noexcept {
   return !ring_.single_issuer() || thread_ == kernel_.thread_id(kernel_.self);
 }
 
-int Proactor::bind_thread(bool force) noexcept {
+int Proactor::bind_thread(bool force, std::int64_t patience_ns) noexcept {
   if (!ring_.is_open()) return -EBADF;
   if (forked()) return -EOWNERDEAD;
   const int thread = kernel_.thread_id(kernel_.self);
@@ -99,8 +98,11 @@ int Proactor::bind_thread(bool force) noexcept {
     error = ring_.enable();
   } else if (ring_.single_issuer()) {
     Ring fresh(kernel_);
-    error = make_fresh_ring(&fresh, kMemoryPatience);
-    if (error >= 0) move_to(std::move(fresh));
+    error = make_ring(moved_ ? Rung::kCoopTaskrun : features_.rung, patience_ns, &fresh);
+    if (error >= 0) {
+      move_to(std::move(fresh));
+      moved_ = true;
+    }
   }
   if (error < 0) return error;
   thread_ = thread;
@@ -108,8 +110,10 @@ int Proactor::bind_thread(bool force) noexcept {
   return 0;
 }
 
-int Proactor::make_fresh_ring(Ring* fresh, std::int64_t patience_ns) const noexcept {
-  const int error = fresh->init(features_, submission_entries_, completion_entries_, patience_ns);
+int Proactor::make_ring(Rung rung, std::int64_t patience_ns, Ring* fresh) const noexcept {
+  Features features = features_;
+  features.rung = rung;
+  const int error = fresh->init(features, submission_entries_, completion_entries_, patience_ns);
   return error < 0 ? error : fresh->enable();
 }
 
@@ -530,7 +534,9 @@ void Proactor::finish(Operation* operation, int result) noexcept {
   if (interrupted || blocked) {
     // -EAGAIN is a reason, however often it comes: a Unix datagram socket that is not connected
     // polls as writable whatever room its peer has.
-    if (result != -EAGAIN && ++operation->retries > kRetryLimit) {
+    // So is the end of a thread, of which there may be many before a poll has something to tell.
+    const bool counts = result != -EAGAIN && operation->run == run_;
+    if (counts && ++operation->retries > kRetryLimit) {
       complete(operation, result < 0 ? result : -EAGAIN, done);
       return;
     }
@@ -776,8 +782,11 @@ bool Proactor::must_enter() const noexcept {
 }
 
 int Proactor::enter_ring(bool wait, std::int64_t timeout_ns) noexcept {
+  const unsigned before = door_.fetch_or(kInside);
+  // As the kernel says it of a ring of one issuer.
+  if (before & kInside) return -EEXIST;
   int result = -EBADF;
-  if (!(door_.fetch_or(kInside) & kShut)) result = ring_.enter(wait, timeout_ns);
+  if (!(before & kShut)) result = ring_.enter(wait, timeout_ns);
   return door_.fetch_and(~kInside) & kShut ? -EBADF : result;
 }
 
@@ -815,7 +824,7 @@ void Proactor::replace_ring() noexcept {
   fetch_overflowed();
   Ring fresh(kernel_);
   // The memory that is wanting may be wanting for this as well: then after a pause.
-  if (make_fresh_ring(&fresh, 0) < 0)
+  if (make_ring(rung(), 0, &fresh) < 0)
     stalled_ = true;
   else
     move_to(std::move(fresh));
@@ -965,9 +974,7 @@ unsigned Proactor::drain(std::int64_t timeout_ns) noexcept {
     int error = prepare();
     if (error >= 0) {
       // Completions that nobody took yet must not keep this from sleeping.
-      const bool wait = !ring_.completions_visible() && !ring_.dropped() && queued_.empty() &&
-                        cancels_.empty();
-      error = enter(wait, left);
+      error = enter(may_sleep(), left);
     }
     reap();
     if (error < 0 && !again_later(error)) break;

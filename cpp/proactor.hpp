@@ -49,6 +49,8 @@ class Proactor {
   static constexpr unsigned kReapLimit = 256;
   // An enter that may copy more than this is worth giving the GIL up for.
   static constexpr std::uint64_t kLargeCopy = 1 << 20;
+  // How long a new ring waits for the locked memory of closed ones.
+  static constexpr std::int64_t kMemoryPatience = 1000000000;
 
   // From here on one send(2) is cheaper than its share of a batch.
   static constexpr std::uint64_t kSendNow = 16 * 1024;
@@ -58,16 +60,26 @@ class Proactor {
   Proactor(const Proactor&) = delete;
   Proactor& operator=(const Proactor&) = delete;
 
-  // Make the ring.  0 or -errno.
+  // Make the ring.  0 or -errno; -ENOMEM when locked memory was waited for in vain, see Ring::init().
   int init(const Features& features, unsigned submission_entries = Ring::kSubmissionEntries,
-           unsigned completion_entries = Ring::kCompletionEntries) noexcept;
+           unsigned completion_entries = Ring::kCompletionEntries,
+           std::int64_t patience_ns = kMemoryPatience) noexcept;
 
   // Make the calling thread the one that takes turns.  A ring of one issuer that belongs to
   // another thread is replaced by a fresh one: completions that are posted are read, then the old
   // ring closes, then what is unfinished is queued again.  Nothing is lost: on such a ring work
-  // is done only while its thread is in the kernel.  `force` says that the kernel refused this
+  // is done only while its thread is in the kernel.
+  //
+  // A loop that is set up here and run there moves once, and its ring is of one issuer again: that is
+  // the best rung.  A loop that moves again will go on moving, and gets a ring of the second, which any
+  // thread may enter: each later move costs next to nothing.  What is in flight stays where it is then.
+  // It is completed by the thread that submitted it, when that is next in the kernel or interrupted;
+  // or ends without a reason when that thread does, and is submitted again by whoever takes the turns.
+  //
+  // On failure everything is as it was.  `patience_ns` is how long to wait for locked memory, as in
+  // init().  `force` says that the kernel refused this
   // thread (-EEXIST: a new thread got the old one's number).  0 or -errno.
-  int bind_thread(bool force = false) noexcept;
+  int bind_thread(bool force = false, std::int64_t patience_ns = kMemoryPatience) noexcept;
   // True while another thread is in enter().
   bool occupied() const noexcept { return (door_.load() & kInside) != 0; }
   // True while the calling thread may take turns.
@@ -131,7 +143,11 @@ class Proactor {
   int prepare() noexcept;
   // True when a turn may sleep: nothing is left to submit, and no completion is in sight.
   bool idle() const noexcept { return queued_.empty() && cancels_.empty() && quiet(); }
-  // The same before prepare(), whatever waits to be submitted.
+  // The same, whoever has not yet taken what completed.
+  bool may_sleep() const noexcept {
+    return queued_.empty() && cancels_.empty() && !ring_.completions_visible() && !ring_.dropped();
+  }
+  // As idle(), before prepare(), whatever waits to be submitted.
   bool quiet() const noexcept {
     return completed_.empty() && !woken_ && !ring_.completions_visible() && !ring_.dropped() &&
            (flag_is_stale_ || !ring_.completions_deferred());
@@ -142,6 +158,7 @@ class Proactor {
   bool large_copy() const noexcept { return bytes_prepared_ > kLargeCopy; }
   // Enter the kernel once.  `timeout_ns` below 0: no limit.  0, or -errno; -ETIME, -EBUSY and
   // -EAGAIN, which a later turn cures, and -EBADR, which reap() does, count as 0.  -EBADF: closed, perhaps meanwhile.
+  // -EEXIST: another thread is in here, or, of a ring of one issuer, it is another's.
   int enter(bool wait, std::int64_t timeout_ns) noexcept;
   // Read CQEs, about kReapLimit at most; how many there were.
   int reap() noexcept;
@@ -184,9 +201,12 @@ class Proactor {
   unsigned operations() const noexcept { return table_.used(); }
   unsigned abandoned() const noexcept { return abandoned_; }
   std::uint64_t stale_keys() const noexcept { return table_.stale_keys(); }
-  Rung rung() const noexcept { return features_.rung; }
+  Rung rung() const noexcept { return ring_.is_open() ? ring_.rung() : features_.rung; }
   int ring_fd() const noexcept { return ring_.fd(); }
   std::int64_t now() const noexcept { return kernel_.clock(kernel_.self); }
+  void sleep(std::int64_t nanoseconds) const noexcept {
+    kernel_.sleep(kernel_.self, nanoseconds);
+  }
   // The operation in a slot, or null: state kFree.
   const Operation* peek(std::uint32_t slot) const noexcept;
   std::uint32_t capacity() const noexcept { return table_.capacity(); }
@@ -225,7 +245,7 @@ class Proactor {
   void shut() noexcept;
   bool fill() noexcept;
   void take_back() noexcept;
-  int make_fresh_ring(Ring* fresh, std::int64_t patience_ns) const noexcept;
+  int make_ring(Rung rung, std::int64_t patience_ns, Ring* fresh) const noexcept;
   void move_to(Ring&& fresh) noexcept;
   unsigned fetch_overflowed() noexcept;
   void replace_ring() noexcept;
@@ -248,6 +268,7 @@ class Proactor {
   unsigned fork_count_ = 0;
   std::uint32_t run_ = 0;
   int thread_ = 0;  // 0: the ring was never enabled
+  bool moved_ = false;
   // Of the ring: a thread is in enter(), and nobody may go in any more.
   static constexpr unsigned kInside = 1, kShut = 2;
   std::atomic<unsigned> door_{0};

@@ -49,6 +49,7 @@ class Ring {
 
   bool is_open() const noexcept { return fd_ >= 0; }
   int fd() const noexcept { return fd_; }
+  Rung rung() const noexcept { return rung_of(flags_); }
   bool single_issuer() const noexcept { return (flags_ & IORING_SETUP_SINGLE_ISSUER) != 0; }
 
   // An empty SQE, or null when the SQ is full: enter() then makes room.

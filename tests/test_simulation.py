@@ -493,6 +493,61 @@ def test_loop_moves_from_thread_to_thread(seed):
             assert bytes(got) == data
 
 
+def test_moves_cost_two_rings_at_most():
+    """From the second move on the ring is one that any thread may enter."""
+    with simulated_loop(1, faults=False, rung=0) as (loop, kernel):
+
+        def flags():
+            (ring,) = kernel.kernel.rings
+            return ring & (SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN)
+
+        loop.run_until_complete(turns(1))
+        in_thread(loop.run_until_complete, turns(1))
+        assert flags() == SINGLE_ISSUER | DEFER_TASKRUN
+        loop.run_until_complete(turns(1))
+        assert flags() == COOP_TASKRUN
+        kernel.kernel.set_limit("setup_error", errno.EPERM)
+        for _ in range(10):
+            in_thread(loop.run_until_complete, echo(1))
+        assert flags() == COOP_TASKRUN
+        kernel.kernel.set_limit("setup_error", 0)
+
+
+@pytest.mark.parametrize("what", ["made", "moved", "closed"])
+def test_other_threads_run_while_a_ring_waits_for_memory(what):
+    """The memory comes when another thread has had the GIL, and not before."""
+    simulated = simulation.Simulation(1)
+    kernel = simulated.kernel
+    proactors = []
+
+    def make():
+        proactors.append(uringloop.IouringProactor(0, kernel=kernel.capsule))
+
+    if what != "made":
+        make()
+        loop = uringloop.IouringProactorEventLoop(proactors[0])
+        loop.run_until_complete(turns(1))
+        loop.call_soon(loop.stop)
+    # The probe's ring is not mapped, and not waited for.
+    kernel.set_limit("mmap_error", errno.ENOMEM)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(make if what == "made" else loop.run_forever)
+        while not kernel.slept and not waiting.done():
+            os.stat("/")
+        if what == "closed":
+            proactors[0].close()
+            with pytest.raises(RuntimeError, match="closed"):
+                waiting.result()
+        kernel.set_limit("mmap_error", 0)
+        if what != "closed":
+            waiting.result()
+    if what == "made":
+        proactors[0].close()
+    else:
+        loop.close()
+    assert simulated.problems() == []
+
+
 def test_changed_buffer_is_a_violation(tmp_path):
     """What the kernel is to send must stay as it is until its last word: the check can fail."""
     proactor, kernel = simulation.simulated_proactor(1, faults=False)

@@ -62,6 +62,19 @@ def test_explain_returns_an_oserror_with_the_errno(make_proc):
     assert "io_uring_register failed (EPERM)" in str(error)
 
 
+@pytest.mark.parametrize("stage", ["io_uring_enter", "io_uring_register"])
+def test_explain_what_comes_after_the_set_up(make_proc, stage):
+    """The sysctl stands before the set-up only."""
+    error = explain(errno.EPERM, stage=stage, proc=make_proc(seccomp=2, disabled=2))
+    assert error.cause == "seccomp"
+    assert f"{stage} failed (EPERM)" in str(error)
+    assert "kernel.io_uring_disabled" not in str(error)
+
+
+def test_explain_what_comes_after_the_set_up_without_a_filter(make_proc):
+    assert explain(errno.EPERM, stage="io_uring_enter", proc=make_proc(disabled=2)).cause == "security-module"
+
+
 def test_error_survives_pickling(make_proc):
     error = pickle.loads(pickle.dumps(explain(errno.EPERM, proc=make_proc(seccomp=2))))
     assert type(error) is IouringUnavailableError
@@ -275,7 +288,7 @@ def run_child(body):
     return dict(line.split(" ", 1) for line in child.stdout.splitlines())
 
 
-# seccomp_data.nr is its first word; the three numbers are the same on every architecture but alpha.
+# seccomp_data.nr is its first word; io_uring_setup is 425, _enter 426 and _register 427 on every architecture but alpha.
 INSTALL_FILTER = """
 import ctypes, struct
 LD_NR, JGE, JGT, RET = 0x20, 0x35, 0x25, 0x06
@@ -283,8 +296,8 @@ def bpf(code, jt, jf, k):
     return struct.pack("=HBBI", code, jt, jf, k)
 program = (
     bpf(LD_NR, 0, 0, 0)
-    + bpf(JGE, 0, 2, 425)                   # io_uring_setup
-    + bpf(JGT, 1, 0, 427)                   # io_uring_register
+    + bpf(JGE, 0, 2, {first})
+    + bpf(JGT, 1, 0, {last})
     + bpf(RET, 0, 0, 0x00050000 | {errno})  # SECCOMP_RET_ERRNO
     + bpf(RET, 0, 0, 0x7fff0000)            # SECCOMP_RET_ALLOW
 )
@@ -301,11 +314,23 @@ assert libc.prctl(22, 2, ctypes.addressof(fprog), 0, 0) == 0, ctypes.get_errno()
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
 def test_new_event_loop_under_a_seccomp_filter(number):
-    told = run_child(INSTALL_FILTER.format(errno=number) + "report()")
+    told = run_child(INSTALL_FILTER.format(errno=number, first=425, last=427) + "report()")
     assert told["cause"] == "seccomp"
     assert told["errno"] == str(number)
+    assert "io_uring_setup failed" in told["text"]
     assert "seccomp filter refuses it" in told["text"]
     assert "Docker" in told["text"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", [426, 427], ids=["io_uring_enter", "io_uring_register"])
+def test_new_event_loop_under_a_filter_of_one_call(number, call):
+    """Rings can be set up and not used: that is told when the loop is made, and not by its first run."""
+    told = run_child(INSTALL_FILTER.format(errno=number, first=call, last=call) + "report()")
+    assert told["cause"] == "seccomp"
+    assert told["errno"] == str(number)
+    name = {426: "io_uring_enter", 427: "io_uring_register"}[call]
+    assert f"{name} failed ({errno.errorcode[number]})" in told["text"]
 
 
 def test_the_filter_refuses_io_uring_only():

@@ -60,8 +60,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         unsigned kernel_features
 
     const Kernel& real_kernel()
-    int real_features(Features* features)
-    int probe_features(const Kernel& kernel, Features* features, Rung best)
+    int real_features(Features* features, const char** call)
+    int probe_features(const Kernel& kernel, Features* features, Rung best, const char** call)
 
     cdef cppclass Completion:
         uint64_t key
@@ -72,8 +72,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
 
     cdef cppclass Proactor:
         Proactor(const Kernel& kernel)
-        int init(const Features& features, unsigned sq_entries, unsigned cq_entries)
-        int bind_thread(cbool force)
+        int init(const Features& features, unsigned sq_entries, unsigned cq_entries, int64_t patience_ns)
+        int bind_thread(cbool force, int64_t patience_ns)
         cbool bound_here()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
         int64_t start_wait(Kind kind, int fd, uint32_t mask, cbool repeated)
@@ -88,6 +88,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void watch(uint64_t key)
         void forget(int fd)
         void cancel(uint64_t key, int error)
+        void cancel_all()
         int64_t receive(int fd, void* buffer, uint64_t size, int flags)
         int64_t receive_from(int fd, void* buffer, uint64_t size, int flags,
                              sockaddr_storage* address, unsigned* address_length)
@@ -99,6 +100,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void release(uint64_t key)
         int prepare()
         cbool idle()
+        cbool may_sleep()
         cbool quiet()
         cbool must_enter()
         cbool large_copy()
@@ -111,7 +113,6 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void leave_polls()
         void wake()
         cbool take_wake()
-        unsigned drain(int64_t timeout_ns)
         void close()
         cbool is_open()
         cbool forked()
@@ -122,6 +123,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         Rung rung()
         int ring_fd()
         int64_t now()
+        void sleep(int64_t nanoseconds)
         const Operation* peek(uint32_t slot)
         uint32_t capacity()
         uint32_t first_on(int fd)
@@ -146,6 +148,8 @@ cdef class Ring:
 
     cdef int _check(self) except -1
     cdef int _bind(self, bint force=*) except -1
+    cdef bint _wait_for_memory(self, int64_t* waited) noexcept
+    cdef int _drain(self, int64_t patience_ns) except -1
     cdef int _check_queued(self) except -1
     cdef int64_t _look(self, bint sleep, int64_t timeout_ns)
     cdef int _look_at(self, unsigned count)

@@ -46,7 +46,7 @@ from ._sockaddr cimport format_address, parse_address
 from .unavailable import explain
 
 cdef extern from "<errno.h>":
-    int EBADF, EBUSY, ECANCELED, EEXIST, EINTR
+    int EBADF, EBUSY, ECANCELED, EEXIST, EINTR, ENOMEM
 
 cdef extern from "<poll.h>":
     int POLLIN, POLLOUT
@@ -84,6 +84,10 @@ cdef unsigned LOOK_BATCH = 32
 cdef unsigned LOOK_AWAKE = 2
 cdef int64_t LOOK_INTERVAL = 10_000_000
 cdef int64_t LOOK_SHARE = 100
+
+# How long a new ring waits for the locked memory of closed ones, and how long at first, in nanoseconds.
+cdef int64_t MEMORY_PATIENCE = 1_000_000_000
+cdef int64_t MEMORY_PAUSE = 1_000_000
 
 # How long a ring that is dropped without a close() waits for the kernel to let go, in nanoseconds.
 cdef int64_t DROP_PATIENCE = 5_000_000_000
@@ -183,21 +187,29 @@ cdef class Ring:
     def __init__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES,
                  kernel=None):
         cdef Features features
+        cdef const char* call = "io_uring_setup"
+        cdef int64_t waited = 0
         cdef int error
         cdef int best
         if self._proactor.is_open():
             raise RuntimeError("the ring is already made")
         if rung is None and kernel is None:
-            error = real_features(&features)
+            error = real_features(&features, &call)
         else:
             best = rung or 0
             if not 0 <= best <= 2:
                 raise ValueError("rung must be 0, 1 or 2")
-            error = probe_features(_calls_of(kernel)[0], &features, <Rung> best)
+            error = probe_features(_calls_of(kernel)[0], &features, <Rung> best, &call)
         if error == 0:
-            error = self._proactor.init(features, sq_entries, cq_entries)
+            error = self._proactor.init(features, sq_entries, cq_entries, 0)
+        while error == -ENOMEM and self._wait_for_memory(&waited):
+            # Another thread may have made it.
+            if self._proactor.is_open():
+                raise RuntimeError("the ring is already made")
+            error = self._proactor.init(features, sq_entries, cq_entries, 0)
         if error < 0:
-            raise explain(-error, memory_needed=CppRing.memory_needed(sq_entries, cq_entries))
+            raise explain(-error, stage=call.decode(),
+                          memory_needed=CppRing.memory_needed(sq_entries, cq_entries))
 
     def __dealloc__(self):
         # What is in flight has been ended by close(); the table goes with the proactor.
@@ -210,9 +222,7 @@ cdef class Ring:
         if proactor is NULL:
             return
         # Nobody has closed it: the kernel may be reading the buffers that go with this object.
-        if proactor.in_flight():
-            with nogil:
-                proactor.drain(DROP_PATIENCE)
+        self._drain(DROP_PATIENCE)
         # While the operations are whole: the collector is about to take them apart.
         self._close()
 
@@ -283,15 +293,33 @@ cdef class Ring:
         self._bind()
 
     cdef int _bind(self, bint force=False) except -1:
+        cdef int64_t waited = 0
         cdef int error
         self._check()
-        error = self._proactor.bind_thread(force)
+        error = self._proactor.bind_thread(force, 0)
+        while error == -ENOMEM and self._wait_for_memory(&waited):
+            # Another thread may have closed it.
+            self._check()
+            error = self._proactor.bind_thread(force, 0)
         if error == -EBUSY:
             raise RuntimeError("another thread waits for this event loop's completions")
         if error < 0:
             raise explain(-error, memory_needed=CppRing.memory_needed(SQ_ENTRIES, CQ_ENTRIES))
         self._thread = PyThread_get_thread_ident()
         return 0
+
+    cdef bint _wait_for_memory(self, int64_t* waited) noexcept:
+        """Give the kernel time for taking back the locked memory of closed rings, and others the GIL.
+
+        False when it has had enough.
+        """
+        cdef int64_t pause = min(MEMORY_PAUSE + waited[0], 64 * MEMORY_PAUSE)
+        if waited[0] >= MEMORY_PATIENCE:
+            return False
+        with nogil:
+            self._proactor.sleep(pause)
+        waited[0] += pause
+        return True
 
     # -- a turn --
 
@@ -489,6 +517,32 @@ cdef class Ring:
     def close(self):
         """Close the ring.  Operations still in flight end, and give their buffers back."""
         self._close()
+
+    cdef int _drain(self, int64_t patience_ns) except -1:
+        """Proactor::drain(), with the GIL for all but its enters: another thread may come in."""
+        cdef Proactor* proactor = self._proactor
+        cdef int64_t give_up = proactor.now() + patience_ns
+        cdef int64_t left
+        cdef int error
+        cdef bint sleep
+        if proactor.bound_here():
+            proactor.cancel_all()
+        while proactor.in_flight() and proactor.bound_here():
+            left = give_up - proactor.now()
+            if left <= 0:
+                break
+            error = proactor.prepare()
+            if error == 0:
+                sleep = proactor.may_sleep()
+                with nogil:
+                    error = proactor.enter(sleep, left)
+            proactor.reap()
+            if error < 0 and error != -EINTR:
+                break
+            if proactor.stalled():
+                with nogil:
+                    proactor.back_off(left)
+        return 0
 
     cdef int _close(self) except -1:
         cdef Overlapped ov

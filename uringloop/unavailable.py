@@ -61,7 +61,7 @@ def explain(
     """
     system = _System(proc, release, getrlimit)
     if errno_ in (errno.EPERM, errno.EACCES):
-        cause, text = _refused(errno_, system)
+        cause, text = _refused(errno_, system, stage)
     elif errno_ == errno.ENOSYS:
         # Some container managers (Podman's default among them) answer ENOSYS to what they don't know.
         cause, text = _seccomp(system) if system.filtered() else _kernel(errno_, system)
@@ -142,7 +142,10 @@ class _System:
         return None if soft == resource.RLIM_INFINITY else soft
 
 
-def _refused(errno_, system):
+def _refused(errno_, system, stage):
+    if stage != "io_uring_setup":
+        # The sysctl is asked for at set-up, and has let it pass.
+        return _seccomp(system) if system.filtered() else _security_module(errno_)
     disabled = system.number("sys/kernel/io_uring_disabled")
     group = system.number("sys/kernel/io_uring_group")
     member = group is not None and group >= 0 and system.in_group(group)
@@ -161,6 +164,10 @@ def _refused(errno_, system):
         # Privileged or a member here, yet refused: the kernel asks its first user namespace, and a
         # container's root, or a mapped group, is nobody there.
         return _sysctl(disabled, group)
+    return _security_module(errno_)
+
+
+def _security_module(errno_):
     return (
         "security-module",
         f"neither a seccomp filter nor kernel.io_uring_disabled refuses it, so a security module "

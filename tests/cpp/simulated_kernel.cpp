@@ -478,6 +478,7 @@ std::int64_t SimulatedKernel::sendfile(int socket, int file, std::int64_t offset
 
 int SimulatedKernel::setup(unsigned entries, io_uring_params* params) {
   if (int error = set_up_failure(Call::kSetup)) return error;
+  if (setup_error != 0) return setup_error;
   const unsigned flags = params->flags;
   if (flags & ~known_setup_flags) return -EINVAL;
   const bool deferred = (flags & IORING_SETUP_DEFER_TASKRUN) != 0;
@@ -536,6 +537,7 @@ int SimulatedKernel::setup(unsigned entries, io_uring_params* params) {
 
 int SimulatedKernel::mmap(std::size_t length, int fd, std::int64_t offset, void** address) {
   if (int error = set_up_failure(Call::kMmap)) return error;
+  if (mmap_error != 0) return mmap_error;
   Ring* ring = ring_at(fd);
   if (ring == nullptr) return -EBADF;
   std::vector<std::uint64_t>* memory = nullptr;
@@ -990,6 +992,13 @@ bool SimulatedKernel::post(int ring_fd, std::uint64_t user_data, int result, uns
   Ring* ring = ring_at(ring_fd);
   if (ring != nullptr) ring->add({user_data, result, flags});
   return ring != nullptr;
+}
+
+void SimulatedKernel::end_requests(int ring_fd, int result) {
+  Ring* ring = ring_at(ring_fd);
+  for (const Request& request : ring->waiting) complete(*ring, request, result);
+  ring->waiting.clear();
+  flush(*ring);
 }
 
 void SimulatedKernel::end_closed_rings() {

@@ -27,6 +27,7 @@
 // a steady one.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -140,6 +141,8 @@ class SimulatedKernel {
   unsigned largest_sq, largest_cq;  // entries that a ring gets, whatever it asks for
   bool late_cancels = false;
   bool deaf_requests = false;     // a cancel finds them being worked on, and they go on
+  int setup_error = 0;            // of every ring that is asked for
+  int mmap_error = 0;             // of every mapping of one
   int submit_error = 0;           // of every enter that has something to submit: it does nothing
   bool busy_on_overflow = false;  // -EBUSY when not all that overflowed fits
   // Of operations that are over: what `chances.stray` chooses from.  A key whose slot has got
@@ -169,6 +172,8 @@ class SimulatedKernel {
   // -- Rings --
   // A completion out of nowhere; false if there is no such ring.
   bool post(int ring_fd, std::uint64_t user_data, int result, unsigned flags = 0);
+  // All that waits on a ring ends so, as when the thread ends that had submitted it.
+  void end_requests(int ring_fd, int result);
   // Closed rings let go of what was in flight on them late: here.
   void end_closed_rings();
 
@@ -184,7 +189,7 @@ class SimulatedKernel {
   // The set-up flags of those that are open.
   std::vector<unsigned> rings() const;
   unsigned last_enter_flags = 0;
-  std::int64_t slept = 0;  // nanoseconds in sleep(), not in enter()
+  std::atomic<std::int64_t> slept{0};  // nanoseconds in sleep(), not in enter()
   // What no program may do, in words: empty at the end of every test.
   std::vector<std::string> violations;
 

@@ -29,6 +29,13 @@ TEST_CASE("setup_flags: SUBMIT_ALL and CQSIZE stand on every rung") {
   }
 }
 
+TEST_CASE("rung_of: tells a ring's rung by its flags") {
+  for (Rung rung : kRungs) {
+    CHECK(rung_of(setup_flags(rung)) == rung);
+    CHECK(rung_of(setup_flags(rung) | IORING_SETUP_R_DISABLED) == rung);
+  }
+}
+
 TEST_CASE("probe_features: the best rung of a kernel that knows all flags") {
   SimulatedKernel kernel;
   Features features;
@@ -108,6 +115,38 @@ TEST_CASE("probe_features: a refusal is handed on as it is") {
     Features features;
     CHECK(probe(kernel, &features) == error);
     CHECK(kernel.calls(Call::kSetup) == 1);
+  }
+}
+
+TEST_CASE("probe_features: names the call that is refused") {
+  struct Refused {
+    Call call;
+    std::string name;
+  };
+  const Refused all[] = {{Call::kSetup, "io_uring_setup"},
+                         {Call::kRegister, "io_uring_register"},
+                         {Call::kEnter, "io_uring_enter"}};
+  for (const Refused& refused : all) {
+    for (int error : {-EPERM, -ENOSYS, -EACCES}) {
+      SimulatedKernel kernel;
+      const std::size_t files = kernel.open_files();
+      kernel.fail(refused.call, error);
+      Features features;
+      const char* call = nullptr;
+      CHECK(probe_features(kernel.table(), &features, Rung::kDeferTaskrun, &call) == error);
+      CHECK(call == refused.name);
+      CHECK(kernel.open_files() == files);
+    }
+  }
+}
+
+TEST_CASE("probe_features: what an enter says in passing is no refusal") {
+  for (int error : {-EAGAIN, -EBUSY, -EINTR}) {
+    SimulatedKernel kernel;
+    kernel.fail(Call::kEnter, error);
+    Features features;
+    CHECK(probe_features(kernel.table(), &features) == 0);
+    CHECK(kernel.calls(Call::kEnter) == 1);
   }
 }
 

@@ -1459,6 +1459,70 @@ TEST_CASE("bind_thread: everything moves to another thread and nothing is sent t
   }
 }
 
+TEST_CASE("bind_thread: who moves once keeps the best rung and who keeps moving pays twice") {
+  for (Rung rung : kRungs) {
+    CAPTURE(rung_name(rung));
+    Simulation simulation(rung);
+    Proactor& proactor = simulation.proactor;
+    SimulatedKernel& kernel = simulation.kernel;
+    auto [ours, theirs] = kernel.stream_pair(10);
+    const std::string bytes = some_bytes(400);
+    const std::int64_t silent = proactor.start_poll(Kind::kReceive, theirs, POLLPRI);
+    const std::int64_t send = proactor.start_send(ours, bytes.data(), bytes.size(), 0);
+    std::string received;
+    const unsigned setups = kernel.calls(Call::kSetup);
+    for (int move = 1; move <= 20; ++move) {
+      CAPTURE(move);
+      simulation.turn();
+      if (move % 3 == 0) kernel.exit_thread(kernel.thread);
+      kernel.thread = move + 1;
+      REQUIRE(proactor.bind_thread() == 0);
+      CHECK(proactor.bound_here());
+      const int made = rung == Rung::kDeferTaskrun ? std::min(move, 2) : 0;
+      CHECK(kernel.calls(Call::kSetup) - setups == static_cast<unsigned>(made));
+      CHECK(proactor.rung() == (made == 2 ? Rung::kCoopTaskrun : rung));
+      CHECK(rung_of(kernel.ring_flags(proactor.ring_fd())) == proactor.rung());
+      CHECK(proactor.in_flight() + (proactor.first_queued() != kNoSlot) >= 1);
+      received += kernel.take(theirs);
+      // Another thread's turn has its wake-up, too.
+      proactor.wake();
+      for (int turns = 0; turns < 3 && !proactor.take_wake(); ++turns) simulation.turn(kMillisecond);
+    }
+    CHECK(simulation.collector.until([&] {
+      received += kernel.take(theirs);
+      return simulation.collector.has(send);
+    }));
+    CHECK(received + kernel.take(theirs) == bytes);
+    CHECK_FALSE(simulation.collector.has(silent));
+    CHECK(proactor.abandoned() == 0);
+    CHECK(kernel.mappings() == 2);
+  }
+}
+
+TEST_CASE("bind_thread: a silent poll outlives hundreds of threads") {
+  for (Rung rung : kRungs) {
+    CAPTURE(rung_name(rung));
+    Simulation simulation(rung);
+    SimulatedKernel& kernel = simulation.kernel;
+    Proactor& proactor = simulation.proactor;
+    auto [ours, theirs] = kernel.stream_pair();
+    const std::int64_t key = proactor.start_poll(Kind::kPoll, ours, POLLIN);
+    simulation.turn();
+    for (int thread = 1; thread <= 300; ++thread) {
+      // As the kernel ends what an ending thread has in flight.
+      kernel.end_requests(proactor.ring_fd(), -ECANCELED);
+      kernel.thread = thread + 1;
+      REQUIRE(proactor.bind_thread() == 0);
+      CHECK(simulation.turn() == 0);
+      CHECK(simulation.turn() == 0);
+      REQUIRE_FALSE(simulation.collector.has(key));
+    }
+    kernel.put(theirs, "x");
+    CHECK(simulation.collector.until_all({key}, 5));
+    CHECK(simulation.collector[key].error == 0);
+  }
+}
+
 TEST_CASE("bind_thread: completions that overflowed are not lost with the ring") {
   // They are in the kernel's hands; another thread could not get them, and would send again.
   for (Rung rung : kRungs) {

@@ -297,7 +297,10 @@ TEST_CASE("threads: nobody takes the ring over while another is in the kernel") 
     for (int tries = 0; tries < kMostTurns && refused == 0; ++tries) {
       while (entering == 0) std::this_thread::yield();
       std::lock_guard<std::mutex> lock(loop.gil());
-      if (loop.proactor().occupied()) refused = loop.bind();
+      if (!loop.proactor().occupied()) continue;
+      refused = loop.bind();
+      CHECK(loop.proactor().enter(false, 0) == -EEXIST);
+      CHECK(loop.proactor().occupied());
     }
     CHECK(refused == -EBUSY);
     {

@@ -140,6 +140,10 @@ PyObject* get_rings(PyObject* self, void*) {
   return list;
 }
 
+PyObject* get_slept(PyObject* self, void*) {
+  return PyLong_FromLongLong(Locked(self)->slept);
+}
+
 PyObject* get_mappings(PyObject* self, void*) {
   return PyLong_FromSize_t(Locked(self)->mappings());
 }
@@ -170,6 +174,10 @@ PyObject* set_limit(PyObject* self, PyObject* arguments) {
     kernel->largest_sq = static_cast<unsigned>(value);
   else if (which == "largest_cq")
     kernel->largest_cq = static_cast<unsigned>(value);
+  else if (which == "setup_error")
+    kernel->setup_error = -static_cast<int>(value);
+  else if (which == "mmap_error")
+    kernel->mmap_error = -static_cast<int>(value);
   else if (which == "submit_error")
     kernel->submit_error = -static_cast<int>(value);
   else if (which == "late_cancels")
@@ -237,6 +245,7 @@ PyGetSetDef properties[] = {
     {"requests", get_requests, nullptr, "Requests in flight; each may hold a file.", nullptr},
     {"rings", get_rings, nullptr, "The set-up flags of the rings that are open.", nullptr},
     {"mappings", get_mappings, nullptr, "Mappings of rings.", nullptr},
+    {"slept", get_slept, nullptr, "Nanoseconds in sleeps other than an enter's.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
