@@ -96,6 +96,7 @@ from types import MappingProxyType
 
 cimport cython
 from cpython.object cimport PyObject
+from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t
 
 cdef extern from "Python.h":
@@ -1030,8 +1031,9 @@ cdef class IouringProactor:
                         stay = self._make_ready(ov, callback)
                     elif callback is not None and not ov.error:
                         # Of _poll_repeatedly(). Whatever comes of the call, the wait goes on.
+                        # (One that was cancelled meanwhile does not.)
                         stay = ov._again()
-                        if not callback():
+                        if stay and not callback():
                             ov.cancel()
                 elif self._any_stopped and id(obj) in self._stopped_serving:
                     f.cancel()
@@ -1173,7 +1175,8 @@ cdef class IouringProactor:
 
     def _forget(self, fd):
         """Leave nothing behind of waits on fd that are over: it is a transport's now."""
-        self._made_ring().forget(fd)
+        if 0 <= fd <= INT_MAX:
+            self._made_ring().forget(fd)
 
     def _run_when_ready(self, conn, events, handle, listening=False):
         """Have the handle run in each tick in which `events` hold on conn.  differs[D28]
