@@ -133,6 +133,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         unsigned watched()
 
 
+cdef Py_ssize_t SCRATCH_SIZE
+
 cdef int fileno(object obj) except -1
 cdef bint is_socket(object obj, int fd) except -1
 
@@ -157,6 +159,7 @@ cdef class Ring:
     cdef int _close(self) except -1
     cdef int _wait(self, int64_t timeout_ns) except -1
     cdef Overlapped _next(self)
+    cdef object try_receive(self, int fd, Py_ssize_t size)
     cdef int _settle(self, int fd) except -1
 
 

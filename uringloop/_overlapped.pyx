@@ -46,7 +46,7 @@ from ._sockaddr cimport format_address, parse_address
 from .unavailable import explain
 
 cdef extern from "<errno.h>":
-    int EBADF, EBUSY, ECANCELED, EEXIST, EINTR, ENOMEM
+    int EAGAIN, EBADF, EBUSY, ECANCELED, EEXIST, EINTR, ENOMEM
 
 cdef extern from "<poll.h>":
     int POLLIN, POLLOUT
@@ -74,7 +74,7 @@ cdef unsigned CQ_ENTRIES = 2048
 
 # Receives up to this size go through one buffer a ring: a bytes object of the true size costs less
 # than a large one that is shrunk (above 128 KiB glibc maps and unmaps memory for each).
-cdef Py_ssize_t SCRATCH_SIZE = 256 * 1024
+SCRATCH_SIZE = 256 * 1024
 
 # How many sockets wait() looks at, whether they are still open, before it sleeps; in a turn that does
 # not sleep, only a few.  Where there are more, it looks at all of them, but not again within the
@@ -452,6 +452,15 @@ cdef class Ring:
             if ov is not None and ov._lost():
                 self._proactor.cancel(ov._key, -EBADF)
         return 0
+
+    cdef object try_receive(self, int fd, Py_ssize_t size):
+        """Return up to `size` bytes, SCRATCH_SIZE at most, of what has arrived; None if nothing has."""
+        cdef int64_t got = self._proactor.receive(fd, self._scratch, size, 0)
+        if got == -EAGAIN:
+            return None
+        if got < 0:
+            raise _os_error(got)
+        return PyBytes_FromStringAndSize(<char*> self._scratch, got)
 
     def next(self):
         """Return the next completed operation, or None."""

@@ -59,7 +59,6 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     the stdlib's tells its sender then that all is out. Who sends one gets a ConnectionError, also
 #     when the abort comes in the middle.
 import collections
-import contextlib
 import errno
 import functools
 import inspect
@@ -92,6 +91,9 @@ def _find_header_size():
 
 
 _HEADER_SIZE = _find_header_size()
+
+# A number and no member of an enumeration, which takes longer to be read.
+_MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
 
 # How many buffers one sendmsg(2) takes.
 _IOV_MAX = os.sysconf('SC_IOV_MAX')
@@ -954,7 +956,12 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     async def sock_recv(self, sock, n):
         # differs[T7], here and in the methods below.
         self._check_sock(sock)
-        return await self._sock_call(sock, select.POLLIN, 'recv', n)
+        # As below, at half the price for a plain socket: BlockingIOError costs as much as a system call.
+        while (data := self._proactor._try_recv(sock, n)) is None:
+            await self._sock_wait(sock, select.POLLIN)
+        if data is NotImplemented:
+            return await self._sock_call(sock, select.POLLIN, 'recv', n)
+        return data
 
     # stdlib: BaseProactorEventLoop.sock_recv_into
     async def sock_recv_into(self, sock, buf):
@@ -977,17 +984,18 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     # stdlib: BaseProactorEventLoop.sock_sendall
     async def sock_sendall(self, sock, data):
         self._check_sock(sock)
-        send = sock.send  # what is no socket says so here, as on the selector loop
-        sent = 0
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            sent = send(data, socket.MSG_DONTWAIT)
+        # What is no socket says so here, as on the selector loop.
+        try:
+            sent = sock.send(data, _MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
         if type(data) is bytes and sent == len(data):
             return
         # Given back at the end, whatever keeps this frame (a traceback).
         with memoryview(data) as whole, whole.cast('B') as view:
             while sent < len(view):
                 with view[sent:] as rest:
-                    sent += await self._sock_call(sock, select.POLLOUT, 'send', rest, socket.MSG_DONTWAIT)
+                    sent += await self._sock_call(sock, select.POLLOUT, 'send', rest, _MSG_DONTWAIT)
 
     # stdlib: BaseProactorEventLoop.sock_sendto
     async def sock_sendto(self, sock, data, address):
@@ -1115,5 +1123,11 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                 return getattr(sock, name)(*args)
             except (BlockingIOError, InterruptedError):
                 pass
+            await self._sock_wait(sock, events)
+
+    def _sock_wait(self, sock, events):
+        """Return a future of `events` on a socket that is no transport's."""
+        # (The dict in it: its own len() is Python code.) A class of the user's may say what it likes.
+        if self._transports.data or type(sock) is not socket.socket:
             self._ensure_fd_no_transport(sock.fileno())
-            await self._proactor._poll_socket(sock, events)
+        return self._proactor._poll_socket(sock, events)

@@ -126,7 +126,7 @@ cdef extern from "<sys/socket.h>":
     enum: AF_INET6
     enum: AF_UNIX
 
-from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
+from ._overlapped cimport SCRATCH_SIZE, Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from . import selector_events, stdlib_transports, unix_events
 
 __all__ = (
@@ -611,6 +611,7 @@ def finish_sendto(conn, buf, flags, addr, trans, key, ov):
 
 
 cdef object _Socket = _socket.socket
+cdef object _PlainSocket = socket.socket
 cdef object _family_slot = _socket.socket.family
 
 
@@ -1206,6 +1207,16 @@ cdef class IouringProactor:
         stay = ov._again()
         self._loop._ready.append(handle)
         return stay
+
+    def _try_recv(self, conn, nbytes):
+        """Return what conn.recv(nbytes) does, or None where that would wait.
+
+        NotImplemented for what conn's own method has to be asked.
+        """
+        cdef Ring ring = self._made_ring()
+        if type(conn) is not _PlainSocket or type(nbytes) is not int or not 0 < nbytes <= SCRATCH_SIZE:
+            return NotImplemented
+        return ring.try_receive(fileno(conn), nbytes)
 
     def _receive(self, conn, nbytes):
         """Return what has arrived on conn, as its recv() does, at most nbytes."""
