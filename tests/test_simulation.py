@@ -301,7 +301,8 @@ def test_signal_ends_a_sleep():
 
 # In a process of its own: with the GIL held for good, nobody could tell.
 STALLED = """
-import asyncio, errno, os, signal, socket, sys, threading
+import asyncio, os, signal, socket, sys, threading
+sys.path.insert(0, os.getcwd())
 import simulation, uringloop
 
 how, error, rung = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
