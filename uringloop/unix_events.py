@@ -134,9 +134,10 @@ class _UnixEventLoopMixin:
         """differs[U1]: have the wake-up descriptor, or give it back."""
         if self._csock is None:
             return
-        if not self._has_self_pipe():
+        if self._csock.closed:
+            # Of a loop that nobody closes the collector may have closed it before.
             wakeup_fds.give_up(self._signal_file)
-        elif starting or self._signal_handlers or self.is_running():
+        elif starting or self._signal_handlers or self._thread_id is not None:
             wakeup_fds.take(self._signal_file)
         elif wakeup_fds.give_back(self._signal_file):
             # What has arrived since is another's.

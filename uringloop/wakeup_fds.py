@@ -13,7 +13,9 @@ a sub-interpreter there is none. So it is tried. Elsewhere a loop does without s
 
 A signal that came for another loop's handler while this one had the descriptor is passed on.
 
-Nowhere is the descriptor unset to be asked for: a signal that came then would be lost.
+Nowhere is the descriptor unset to be asked for: a signal that came then would be lost. One exception: a
+loop that nobody stands behind gives it back in one call, which tells who had it; should somebody have set
+his own during the run, behind the loop's back, he has it again a microsecond later.
 
 Source: signal.set_wakeup_fd in the Python library reference.
 """
@@ -132,7 +134,7 @@ def _set_last():
 
 def take(file):
     """Have signals written to a loop's file; return whether that can be had here."""
-    if file.is_inherited:
+    if file._forks != _forks:
         return False
     taken = file.taken
     # First: a signal's handler may raise behind the call, and give_back() must know.
@@ -164,11 +166,28 @@ def take_again(file):
 
 
 def give_back(file):
-    """End what take() began, in whatever order loops do so; return whether there was anything to end.
+    """End what take() began, in whatever order loops do so; return whether the file may hold others' signals.
 
     Where it can't be given back, `file.is_taken` stays true.
     """
-    if not file.is_taken or not take(file):
+    if not file.taken or file._forks != _forks:
+        return False
+    if len(_wanted) == 1 and _wanted[0] is file and not _orphans:
+        # Nobody else wants it: the usual case, in one call.
+        try:
+            before = signal.set_wakeup_fd(_NOBODY)
+        except ValueError:
+            return False
+        if before != file.fd:
+            _learn(before)
+            if before != _NOBODY:
+                # (It may be closed by now.)
+                with contextlib.suppress(ValueError, OSError):
+                    signal.set_wakeup_fd(before)
+        _discard(file)
+        file.taken = False
+        return before != file.fd
+    if not take(file):
         return False
     _wanted.pop()
     _set_last()
