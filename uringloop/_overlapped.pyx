@@ -78,8 +78,8 @@ SCRATCH_SIZE = 256 * 1024
 
 # How many sockets wait() looks at, whether they are still open, before it sleeps; in a turn that does
 # not sleep, only a few.  Where there are more, it looks at all of them, but not again within the
-# interval, in nanoseconds, nor within a hundred times what that took: the sleep is cut short there,
-# for another look.  So thousands of idle connections cost a busy loop a hundredth of its time.
+# interval, in nanoseconds, nor within a hundred times what that took, but at a few: the sleep is cut
+# short there, for another look.  So thousands of idle connections cost a busy loop a hundredth of its time.
 cdef unsigned LOOK_BATCH = 32
 cdef unsigned LOOK_AWAKE = 2
 cdef int64_t LOOK_INTERVAL = 10_000_000
@@ -435,7 +435,7 @@ cdef class Ring:
             return timeout_ns
         now = self._proactor.now()
         if now < self._look_due:
-            self._look_at(LOOK_BATCH)
+            self._look_at(LOOK_AWAKE)
             if timeout_ns < 0 or timeout_ns > self._look_due - now:
                 timeout_ns = self._look_due - now
             return timeout_ns
