@@ -92,6 +92,8 @@ def close_under_callbacks(world, number, removal, heir):
     link = world.links.choose(number, lambda l: l.reader or l.writer)
     if link is None:
         return False
+    # What is forgotten here the oracle is made to remove.
+    link.raced |= removal is None
     loop, sock, fd = link.loop, link.ours, link.ours.fileno()
     kinds = [kind for kind in ("reader", "writer") if getattr(link, kind)]
     for kind in kinds:
