@@ -381,6 +381,42 @@ async def test_object_on_a_reused_number(loop, calls, stack):
     assert loop.remove_reader(c) is True
 
 
+@pytest.fixture
+def heir(loop, calls, stack):
+    """An object that was closed without being removed, and a pair of sockets, the first with its number."""
+    a, b = socket.socketpair()
+    fd = a.fileno()
+    loop.add_reader(a, calls.append, "old")
+    a.close()
+    c, d = (stack.enter_context(sock) for sock in socket.socketpair())
+    stack.enter_context(b)
+    assert c.fileno() == fd
+    return a, c, d
+
+
+async def test_closed_object_gets_nothing_of_its_number_s_next_owner(loop, calls, heir):
+    a, c, d = heir
+    loop.add_reader(a, calls.append, "new")
+    d.send(b"x")
+    await turns(5)
+    with pytest.raises(OSError):
+        loop.add_writer(a, calls.append, "writable")
+    await turns(5)
+    assert calls == []
+
+
+@pytest.mark.uringloop_only  # the selector loop knows the number still, and epoll does not
+async def test_closed_object_takes_nothing_from_its_number_s_next_owner(loop, calls, heir):
+    a, c, d = heir
+    loop.add_reader(c, lambda: calls.append(c.recv(10)))
+    with pytest.raises(ValueError):
+        loop.remove_reader(a)
+    d.send(b"x")
+    await until(lambda: calls)
+    assert calls == [b"x"]
+    assert loop.remove_reader(c) is True
+
+
 async def test_descriptor_number_that_was_reused(loop, calls):
     """Added again, the callback is for the number's new owner."""
     a, b = socket.socketpair()

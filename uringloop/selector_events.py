@@ -13,7 +13,9 @@ Must not be in here: transports, and anything of io_uring but the proactor's `_p
 #     given to another file since.
 # S2: No selector is made: the proactor waits, and its loop makes and closes the self-pipe. So the
 #     stdlib's __init__ and close are passed over.
+import errno
 import functools
+import os
 import select
 import selectors
 import weakref
@@ -31,6 +33,13 @@ class _Key:
         self.fd = fd
         self.handles = {}        # select.POLLIN, select.POLLOUT -> Handle
         self.waits = {}          # the same -> what ends the wait by its cancel()
+
+    def is_fileno_of(self, fileobj):
+        """Tell whether the object has this descriptor still."""
+        try:
+            return selectors._fileobj_to_fd(fileobj) == self.fd
+        except ValueError:
+            return False
 
     @property
     def events(self):
@@ -90,9 +99,16 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
     def _add_wait(self, fileobj, event, callback, args, context):
         self._check_closed()
         handle = events.Handle(callback, args, self, context)
-        key = self._find_key(fileobj)
+        try:
+            fd = selectors._fileobj_to_fd(fileobj)
+        except ValueError:
+            return self._replace_callback(self._find_key(fileobj), event, handle)
+        key = self._keys.get(fd)
         if key is None:
-            key = _Key(fileobj, selectors._fileobj_to_fd(fileobj))
+            key = _Key(fileobj, fd)
+        elif key.fileobj is not fileobj and not key.is_fileno_of(key.fileobj):
+            # Left behind by the number's last owner.
+            key.fileobj = fileobj
         # differs[S1]
         self._end_wait(key, event)
         try:
@@ -104,6 +120,14 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
             raise
         key.handles[event] = handle
         self._keys[key.fd] = key
+        return handle
+
+    def _replace_callback(self, key, event, handle):
+        """Add the callback of a closed object: as on a selector, a wait for its file is all that it can join."""
+        if event not in key.handles:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        key.handles[event].cancel()
+        key.handles[event] = handle
         return handle
 
     def _ready_callback(self, key, event):

@@ -1201,8 +1201,8 @@ cdef class IouringProactor:
             if ov.error and ov.error != ECANCELED:
                 self._loop._ready.append(handle)
             return False
-        # With the file closed it is, as on a selector, never ready again.
-        if handle._cancelled or ov.error == EBADF or ov.error == ECANCELED:
+        # With the file closed it is, as on a selector, never ready again. (The ring has held it open.)
+        if handle._cancelled or ov.error == EBADF or ov.error == ECANCELED or ov._lost():
             return False
         # Queued again first: the handle may be lost to an interrupt, its wait never.
         stay = ov._again()

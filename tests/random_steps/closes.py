@@ -1,8 +1,8 @@
 """Closes by the user: of what a loop has been given, with and without telling it, and the number's next owner.
 
 On the selector loop a file is gone when close() returns, whatever waits for it: its peer sees the end at once, and what
-waits is told nothing more, nor of the number's next owner.  Here that holds behind a removal; beside what still waits
-it may take until the next tick.
+waits is told nothing more, nor of the number's next owner.  Here the file of a transport is gone when the loop has found
+that out: before it sleeps, or by and by in ticks that never sleep.
 
 On the selector loop the forgotten reader of a number makes its next owner deaf.  So there it is removed before the heir
 has anything to do with the loop; here as well, on every second occasion.
@@ -27,11 +27,11 @@ def is_open(file):
     return file.fileno() >= 0 if isinstance(file, socket.socket) else not file.closed
 
 
-def sees_the_end(sock):
+def sees_the_end(sock, patience=100):
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     # Nothing is to be done for it any more; the time is the network's.
-    return bool(poll.poll(100))
+    return bool(poll.poll(patience))
 
 
 def inherit(world, family, number):
@@ -75,12 +75,25 @@ def check_peer_sees_the_end(world, link):
     assert sees_the_end(link.peer), f"the peer does not see the end: {link}"
 
 
-@step(weight=2, number=NUMBER, removal=st.sampled_from(["object", "number", None, "number afterwards"]), heir=HEIR)
+def wait_until_peer_sees_the_end(world, link):
+    """The same, of a transport's socket."""
+
+    def seen():
+        world.links.drain_peer(link)
+        return sees_the_end(link.peer, 0)
+
+    if not link.mate and not link.peer_closed:
+        world.until(seen, f"the end at the peer of {link}")
+
+
+@step(weight=3, number=NUMBER, removal=st.sampled_from(["object", "number", None, "number afterwards"]), heir=HEIR)
 def close_under_callbacks(world, number, removal, heir):
     """Of a socket with a reader or a writer."""
     link = world.links.choose(number, lambda l: l.reader or l.writer)
     if link is None:
         return False
+    # What is forgotten here the oracle is made to remove.
+    link.raced |= removal is None
     loop, sock, fd = link.loop, link.ours, link.ours.fileno()
     kinds = [kind for kind in ("reader", "writer") if getattr(link, kind)]
     for kind in kinds:
@@ -111,7 +124,7 @@ def forget(world, loop, fd):
             remove(fd)
 
 
-@step(weight=2, number=NUMBER, then=st.sampled_from(["close", "abort"]), heir=HEIR)
+@step(weight=3, number=NUMBER, then=st.sampled_from(["close", "abort"]), heir=HEIR)
 def close_under_transport(world, number, then, heir):
     """Of the socket that a transport was given."""
     link = world.links.choose(number, lambda l: has_transport(l) and not l.protocol.leaving
@@ -123,13 +136,14 @@ def close_under_transport(world, number, then, heir):
         # Its close() would raise: the descriptor of the reader and writer can't be changed any more.
         link.raced = True
         return False
+    if link.transport.get_write_buffer_size():
+        # There is never room for that again.
+        then = "abort"
     leave(link)
     link.raced = protocol.robbed = True
     link.ours.close()
     next_owner = inherit(world, heir, fd)
-    world.turn(2)
-    if not world.moved:
-        check_peer_sees_the_end(world, link)
+    wait_until_peer_sees_the_end(world, link)
     if not protocol.lost:
         protocol.leaving = True
         getattr(link.transport, then)()
@@ -137,7 +151,45 @@ def close_under_transport(world, number, then, heir):
     join(world, link.loop, next_owner, heir)
 
 
-@step(number=NUMBER)
+@step(weight=3, number=NUMBER, then=st.sampled_from(["close", "abort"]), heir=HEIR)
+def close_under_datagrams(world, number, then, heir):
+    """Of the socket that a datagram transport was given: its address is nobody's any more."""
+    couple = world.couples.choose(number, lambda c: c.transport and not c.protocol.leaving
+                                  and c.ours.fileno() >= 0)
+    if couple is None:
+        return False
+    protocol, fd = couple.protocol, couple.ours.fileno()
+    couple.raced = True
+    if world.oracle and couple.transport.get_write_buffer_size():
+        # As above.
+        return False
+    world.couples.drain_peer(couple)
+    couple.closed = couple.up.broken = couple.down.broken = protocol.leaving = True
+    couple.ours.close()
+    next_owner = inherit(world, heir, fd)
+    if not couple.peer_closed:
+        world.until(lambda: is_refused(couple.peer), f"the end at the peer of {couple}")
+        couple.peer_closed = True
+        couple.peer.close()
+    getattr(couple.transport, then)()
+    world.until(lambda: protocol.lost, f"the end of a transport whose socket is closed: {couple}")
+    join(world, couple.loop, next_owner, heir)
+
+
+def is_refused(sock):
+    """Tell whether datagrams to whom it is connected to come back."""
+    try:
+        # That the first of two UDP datagrams went nowhere is told to the second.
+        for _ in range(2):
+            sock.send(b"to nobody")
+    except (ConnectionRefusedError, ConnectionResetError):
+        return True
+    except BlockingIOError:
+        pass
+    return False
+
+
+@step(weight=3, number=NUMBER)
 def close_under_server(world, number):
     """Of the socket that a server was given: nothing keeps listening."""
     served = world.servers.choose(number, lambda s: s.serving)
@@ -163,7 +215,7 @@ def close_under_server(world, number):
         served.server.close()
 
 
-@step(number=NUMBER, end=st.sampled_from(["reader", "writer"]))
+@step(weight=3, number=NUMBER, end=st.sampled_from(["reader", "writer"]))
 def close_under_pipe(world, number, end):
     """Of the file that a pipe's transport was given."""
 

@@ -53,9 +53,10 @@ def begin(world, things):
 def run(kind, counts, seed, abrupt, program):
     """Run the steps on loops of a kind; return the world, over."""
     world = World(kind, counts, seed, abrupt)
+    interrupted = any(function is interrupts.interrupt for function, _, _ in program)
     with warnings.catch_warnings():
-        if kind.oracle:
-            # Behind server.close() it drops what it has accepted.
+        if kind.oracle or interrupted:
+            # Behind server.close() the oracle drops what it has accepted, and any loop does when it is interrupted.
             warnings.simplefilter("ignore", ResourceWarning)
         try:
             world.play(program)
@@ -65,7 +66,7 @@ def run(kind, counts, seed, abrupt, program):
             counts.cancels += world.cancels
             counts.with_cancel += world.cancels > 0
             world.clean_up()
-        if kind.oracle and open_descriptors() != world.descriptors:
+        if (kind.oracle or interrupted) and open_descriptors() != world.descriptors:
             gc.collect()
     counts.faults += kind.finish()
     world.check_nothing_is_left()
