@@ -1,8 +1,10 @@
 """The stdlib's proactor transports on Linux; mirrors asyncio/proactor_events.py.
 
-The transports are the stdlib's own, unmodified.  Where their assumptions hold on Windows only, the
-smallest subclass overrides the one method, under a number of the list below.  These classes are the
-reference tier: they stay, and faster ones are tested against them.
+The stdlib's own transports run on the proactor as they are.  But they assume Windows' semantics, and
+a chain of futures; programs on Linux hold a loop to the contract of selector_events.py's.  So each class
+here is a subclass that overrides what breaks that contract, under a number of the list below, and keeps
+the stdlib's names.  These classes are the reference tier: they stay, and faster ones are tested against
+them.
 
 Must not be in here: io_uring.  All these classes know is a proactor's methods.
 """
