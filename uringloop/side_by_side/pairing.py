@@ -86,7 +86,7 @@ def stdlib_source(name):
 @functools.cache
 def our_source(name):
     """Scan a source file that is installed with this package; None where it is not there."""
-    path = Path(__file__).with_name(name)
+    path = Path(__file__).parents[1] / name
     return _source(path, f"uringloop/{name}") if path.exists() else None
 
 
