@@ -10,7 +10,7 @@ import pytest
 
 from uringloop import __main__
 from uringloop.__main__ import main
-from uringloop.side_by_side import mirror, pairing
+from uringloop.side_by_side import mirror, pairing, two_columns
 
 HAS_HOOKS = hasattr(asyncio.BaseEventLoop, "_run_forever_setup")
 
@@ -260,7 +260,7 @@ def test_missing_sources_are_told(run, monkeypatch):
                                   "IocpProactor.close"])
 @pytest.mark.parametrize("width", [40, 41, 80, 133, 300])
 def test_no_row_is_wider(name, width):
-    for line in pairing.show(name, width).split("\n"):
+    for line in two_columns.show(name, width).split("\n"):
         # The names of the table are not broken: copied, they must be what the command takes.
         words = line.partition("(")[0].split()
         assert len(line) <= width or name is None and len(words) <= 4, line
@@ -285,7 +285,7 @@ def test_width_is_the_terminals(run, monkeypatch):
     ("a_name_without_any_end", 16, ["a_name_without \\", "        _any_end"]),
 ])
 def test_wrap(line, width, parts):
-    assert pairing.wrap(line, width) == parts
+    assert two_columns.wrap(line, width) == parts
 
 
 # -- as a command --
@@ -294,14 +294,14 @@ def test_wrap(line, width, parts):
 def test_command_method(tmp_path):
     done = spawn("side-by-side", "IocpProactor.send", "--width", "140", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == pairing.show("IocpProactor.send", 140)
+    assert done.stdout == two_columns.show("IocpProactor.send", 140)
 
 
 def test_command_class_and_table(tmp_path):
     for name in ((), ("IouringProactorEventLoop",)):
         done = spawn("side-by-side", *name, cwd=tmp_path, env={"COLUMNS": "120"})
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == pairing.show(*name or [None], width=120)
+        assert done.stdout == two_columns.show(*name or [None], width=120)
 
 
 def test_command_wrong_name(tmp_path):

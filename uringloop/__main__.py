@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from .side_by_side import html_page, pairing
+from .side_by_side import html_page, pairing, two_columns
 
 # For output into a file or a pipe: two columns of code without much wrapping.
 _WIDTH_ELSEWHERE = 160
@@ -79,7 +79,7 @@ def _side_by_side(arguments):
         if arguments.html is not None:
             text = html_page.page(arguments.name)
         else:
-            text = pairing.show(arguments.name, width)
+            text = two_columns.show(arguments.name, width)
     except pairing.NameNotFound as exc:
         print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
         return 2
