@@ -1,7 +1,8 @@
-"""Holds the headers of our sources to the installed stdlib's, by the table in `uringloop.mirror`.
+"""Holds the headers of our sources to the installed stdlib's.
 
-The stdlib is read with `ast`, ours with `uringloop.pyx_scanner`; bodies are never compared. What
-the installed asyncio has is what counts, so the same check serves every version of Python.
+The table is `uringloop.side_by_side.mirror`. The stdlib is read with `ast`, ours with the
+`pyx_scanner` beside it; bodies are never compared. What the installed asyncio has is
+what counts, so the same check serves every version of Python.
 """
 
 import ast
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from inspect import Parameter
 from pathlib import Path
 
-from uringloop import mirror, pyx_scanner
+from uringloop.side_by_side import mirror, pyx_scanner
 
 
 @dataclass(frozen=True)

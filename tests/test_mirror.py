@@ -1,8 +1,8 @@
 """Our sources have the stdlib's classes, methods, order and parameters; and the check can fail.
 
 The sources are the installed ones, beside the imported package. What they are held to is the
-asyncio of the Python that runs the tests, by the table in `uringloop.mirror`; the check itself is
-in `mirror_checker`.
+asyncio of the Python that runs the tests, by the table in `uringloop.side_by_side.mirror`; the
+check itself is in `mirror_checker`.
 """
 
 import ast
@@ -21,13 +21,14 @@ import pytest
 import mirror_checker
 import uringloop
 from mirror_checker import Stdlib, check
-from uringloop import mirror, pyx_scanner
+from uringloop.side_by_side import mirror, pyx_scanner
 
 PACKAGE = Path(uringloop.__file__).parent
 PAIRS = {pair.ours: pair for pair in mirror.MODULES}
 MIRROR = PAIRS["uring_events.pyx"]
 STDLIB = Stdlib()
-SOURCES = [path.name for path in sorted(PACKAGE.glob("*.py*"))
+SCANNER = "side_by_side/pyx_scanner.py"      # its docstring explains the form
+SOURCES = [str(path.relative_to(PACKAGE)) for path in sorted(PACKAGE.rglob("*.py*"))
            if path.suffix in (".py", ".pyx") and not path.stem.startswith("__")]
 
 
@@ -50,7 +51,7 @@ def test_source_mirrors_stdlib(pair):
 
 def test_every_source_with_marks_is_in_the_table():
     marked = set()
-    for name in set(SOURCES) - {"pyx_scanner.py"}:      # whose docstring explains the form
+    for name in set(SOURCES) - {SCANNER}:
         if any(item.mirrors for item in pyx_scanner.scan(read(name)).walk()):
             marked.add(name)
     assert marked - {mirror.C_OURS} == set(PAIRS)
@@ -92,7 +93,7 @@ def test_c_table_names_what_exists():
 
 def test_numbers_of_every_source_are_in_its_list():
     """Also in sources that mirror nothing whole."""
-    for name in set(SOURCES) - {"pyx_scanner.py"}:      # whose docstring explains the form
+    for name in set(SOURCES) - {SCANNER}:
         module = pyx_scanner.scan(read(name))
         used = {number for mark in module.marks if mark.kind == "differs" for number in mark.names}
         assert used == set(module.differences), name
@@ -126,7 +127,7 @@ def test_scanner_sees_what_ast_sees(path):
 
 def built_functions(name):
     """Return (items, function) of a source and its module: two items if an `if` has two arms."""
-    module = importlib.import_module(f"uringloop.{Path(name).stem}")
+    module = importlib.import_module(".".join(["uringloop", *Path(name).with_suffix("").parts]))
     cases = {}
     for item in pyx_scanner.scan(read(name)).walk():
         if item.kind in ("def", "async def"):

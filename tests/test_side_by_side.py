@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from uringloop import __main__, mirror, side_by_side
+from uringloop import __main__
 from uringloop.__main__ import main
+from uringloop.side_by_side import mirror, pairing, two_columns
 
 HAS_HOOKS = hasattr(asyncio.BaseEventLoop, "_run_forever_setup")
 
@@ -66,8 +67,8 @@ def test_method_shows_both_sources(run):
 def test_method_shows_its_differences_and_no_others(run):
     _, output, _ = run("IocpProactor.recvfrom_into", "--width", "120")
     below = output[output.index("Differences:"):]
-    listed = side_by_side.our_source("uring_events.pyx").module.differences
-    entry = side_by_side.find("recvfrom_into")
+    listed = pairing.our_source("uring_events.pyx").module.differences
+    entry = pairing.find("recvfrom_into")
     words = " ".join(below.split())
     for number, reason in listed.items():
         assert (f"{number} {reason}" in words) == (number in entry.numbers())
@@ -93,7 +94,7 @@ def test_method_of_inherited_transports(run):
     "proactor.recv_into", "PROACTOR.RECV_INTO", "asyncio.windows_events.IocpProactor.recv_into",
     "uringloop.IouringProactor.recv_into", "uring_events.recv_into", "recvinto", "Iocp.recv_into"])
 def test_name_may_be_loose(name):
-    entry = side_by_side.find(name)
+    entry = pairing.find(name)
     assert (entry.stdlib, entry.ours) == ("IocpProactor.recv_into", "IouringProactor.recv_into")
 
 
@@ -105,7 +106,7 @@ def test_name_may_be_loose(name):
     ("WindowsProactorEventLoopPolicy", "IouringProactorEventLoopPolicy"),
     ("IouringProactorEventLoopPolicy", "IouringProactorEventLoopPolicy")])
 def test_renamed_is_found_by_both_names(name, ours):
-    assert side_by_side.find(name).ours == ours
+    assert pairing.find(name).ours == ours
 
 
 def test_absent_method_says_why(run):
@@ -139,9 +140,9 @@ def test_c_function_shows_ours_alone(run):
 
 def test_run_hooks_are_those_of_this_python(run):
     assert run("ProactorEventLoop._run_forever_setup")[0] == 0
-    entry = side_by_side.find("_run_forever_setup" if HAS_HOOKS else "run_forever")
+    entry = pairing.find("_run_forever_setup" if HAS_HOOKS else "run_forever")
     assert entry.left is not None and entry.right is not None
-    assert [e.ours for e in side_by_side.every_entry()].count(
+    assert [e.ours for e in pairing.every_entry()].count(
         "IouringProactorEventLoop.run_forever") == 1
 
 
@@ -165,7 +166,7 @@ def test_class_is_aligned_by_method(run):
 
 def test_class_shows_every_line_of_both(run):
     """Wide enough, nothing is wrapped, and nothing of either source is left out."""
-    entry = side_by_side.find("IocpProactor")
+    entry = pairing.find("IocpProactor")
     _, output, _ = run("IocpProactor", "--width", "400")
     rows = columns(output, 400)
     for number, side in enumerate(("left", "right")):
@@ -205,7 +206,7 @@ def test_table_lists_what_mirrors_what(run):
 
 def test_table_has_the_numbers_of_each_method(run):
     _, output, _ = run()
-    numbers = side_by_side.find("IocpProactor.close").numbers()
+    numbers = pairing.find("IocpProactor.close").numbers()
     assert numbers
     rows = [line.split() for line in output.split("\n")]
     assert ["close", "close", *numbers] in rows
@@ -242,12 +243,12 @@ def test_wrong_width_is_refused(run, width):
 
 
 def test_missing_sources_are_told(run, monkeypatch):
-    side_by_side.entries.cache_clear()
-    monkeypatch.setattr(side_by_side, "our_source", lambda name: None)
+    pairing.entries.cache_clear()
+    monkeypatch.setattr(pairing, "our_source", lambda name: None)
     try:
         status, output, errors = run("recv")
     finally:
-        side_by_side.entries.cache_clear()
+        pairing.entries.cache_clear()
     assert (status, output) == (1, "")
     assert "uringloop/uring_events.pyx is not installed" in errors
 
@@ -259,7 +260,7 @@ def test_missing_sources_are_told(run, monkeypatch):
                                   "IocpProactor.close"])
 @pytest.mark.parametrize("width", [40, 41, 80, 133, 300])
 def test_no_row_is_wider(name, width):
-    for line in side_by_side.show(name, width).split("\n"):
+    for line in two_columns.show(name, width).split("\n"):
         # The names of the table are not broken: copied, they must be what the command takes.
         words = line.partition("(")[0].split()
         assert len(line) <= width or name is None and len(words) <= 4, line
@@ -284,7 +285,7 @@ def test_width_is_the_terminals(run, monkeypatch):
     ("a_name_without_any_end", 16, ["a_name_without \\", "        _any_end"]),
 ])
 def test_wrap(line, width, parts):
-    assert side_by_side.wrap(line, width) == parts
+    assert two_columns.wrap(line, width) == parts
 
 
 # -- as a command --
@@ -293,14 +294,14 @@ def test_wrap(line, width, parts):
 def test_command_method(tmp_path):
     done = spawn("side-by-side", "IocpProactor.send", "--width", "140", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == side_by_side.show("IocpProactor.send", 140)
+    assert done.stdout == two_columns.show("IocpProactor.send", 140)
 
 
 def test_command_class_and_table(tmp_path):
     for name in ((), ("IouringProactorEventLoop",)):
         done = spawn("side-by-side", *name, cwd=tmp_path, env={"COLUMNS": "120"})
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == side_by_side.show(*name or [None], width=120)
+        assert done.stdout == two_columns.show(*name or [None], width=120)
 
 
 def test_command_wrong_name(tmp_path):

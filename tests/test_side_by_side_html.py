@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from uringloop import mirror, pyx_scanner, side_by_side, side_by_side_html
 from uringloop.__main__ import main
+from uringloop.side_by_side import html_page, mirror, pairing, pyx_scanner
 
 VOID = {"meta"}
 NAMES = [None, "IocpProactor", "recv", "recvfrom_into", "PipeServer", "accept_pipe", "WSARecv", "Overlapped",
@@ -85,7 +85,7 @@ class Page(HTMLParser):
 
 @functools.cache
 def parsed(name=None):
-    return Page(side_by_side_html.page(name))
+    return Page(html_page.page(name))
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_page_is_well_formed(name):
     page = parsed(name)
     [html] = [e for e in page.root.content if isinstance(e, Element)]
     assert [e.tag for e in html.content if isinstance(e, Element)] == ["head", "body"]
-    assert side_by_side_html.page(name).startswith("<!DOCTYPE html>\n")
+    assert html_page.page(name).startswith("<!DOCTYPE html>\n")
     for tag in ("title", "nav", "main", "h1"):
         assert len(page.root.find(tag)) == 1
     # Nothing of a class or a table was left open or empty.
@@ -174,7 +174,7 @@ def test_every_mirrored_method_is_there_with_both_names():
               for e in page.root.find(class_="columns") if e.tag.startswith("h")}
     [contents] = page.root.find("nav")
     targets = {page.ids[link[1:]] for link in contents.links()}
-    entries = side_by_side.every_entry()
+    entries = pairing.every_entry()
     assert len(entries) > 150
     for entry in entries:
         assert (entry.stdlib or "", entry.ours if entry.right or entry.ours else "") in titles
@@ -187,7 +187,7 @@ def test_every_mirrored_method_is_there_with_both_names():
 def test_method_stands_beside_its_counterpart():
     page = parsed()
     count = 0
-    for entry in side_by_side.every_entry():
+    for entry in pairing.every_entry():
         if not (entry.left and entry.right) or entry.members:
             continue
         sections = [e for id_, e in page.ids.items() if re.fullmatch(rf"{re.escape(entry.ours)}(-\d+)?", id_)]
@@ -212,7 +212,7 @@ def test_headers_begin_in_one_row():
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_line_of_ours_stands_once(name):
-    page, source = parsed(), side_by_side.our_source(name)
+    page, source = parsed(), pairing.our_source(name)
     shown = {}
     for number, text, _ in page.lines(1, page.ids[name]):
         assert number not in shown, number
@@ -228,10 +228,10 @@ def test_every_line_of_ours_stands_once(name):
 
 
 def test_every_line_of_the_mirrored_file_stands_once():
-    page, source = parsed(), side_by_side.stdlib_source("windows_events")
+    page, source = parsed(), pairing.stdlib_source("windows_events")
     lines = page.lines(0, page.ids["uring_events.pyx"])
     # What ours takes from another file of the stdlib is shown, too.
-    foreign = [e for e in side_by_side.every_entry() if e.left_source not in (None, source)]
+    foreign = [e for e in pairing.every_entry() if e.left_source not in (None, source)]
     other = {line.strip() for e in foreign for line in e.left_source.module.text_of(e.left)}
     whole = {number: line for number, line in enumerate(source.module.lines, 1) if line.strip()}
     found = [number for number, text, _ in lines if number in whole and text.strip() == whole[number].strip()]
@@ -241,8 +241,8 @@ def test_every_line_of_the_mirrored_file_stands_once():
 
 
 def test_source_is_escaped():
-    text = side_by_side_html.page("IouringProactor")
-    entry = side_by_side.find("IouringProactor")
+    text = html_page.page("IouringProactor")
+    entry = pairing.find("IouringProactor")
     lines = [(side, number) for side, item, source in ((0, entry.left, entry.left_source),
                                                        (1, entry.right, entry.right_source))
              for number in range(item.first, item.last + 1)
@@ -257,9 +257,9 @@ def test_source_is_escaped():
 
 
 def test_escaping_covers_what_ends_an_attribute_or_a_tag():
-    assert side_by_side_html._prose("a `<b>` & \"c\" 'd'") == (
+    assert html_page._prose("a `<b>` & \"c\" 'd'") == (
         "a <code>&lt;b&gt;</code> &amp; &quot;c&quot; &#x27;d&#x27;")
-    assert side_by_side_html._title(2, "</h2>", "<script>", "id").count("<script>") == 0
+    assert html_page._title(2, "</h2>", "<script>", "id").count("<script>") == 0
 
 
 def test_lines_keep_their_indentation_but_the_common_one():
@@ -274,7 +274,7 @@ def test_lines_keep_their_indentation_but_the_common_one():
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_each_difference_is_linked_both_ways(name):
-    page, source = parsed(), side_by_side.our_source(name)
+    page, source = parsed(), pairing.our_source(name)
     stem = Path(name).stem
     marks = [mark for mark in source.module.marks if mark.kind == "differs"]
     assert source.module.differences.keys() <= {n for mark in marks for n in mark.names}
@@ -295,7 +295,7 @@ def test_each_difference_is_linked_both_ways(name):
 
 def test_reasons_stand_below_the_method():
     page = parsed()
-    for entry in side_by_side.every_entry():
+    for entry in pairing.every_entry():
         if entry.right is None or entry.members or entry.right_source.label.endswith(mirror.C_OURS):
             continue
         notes = [e for id_, section in page.ids.items()
@@ -308,7 +308,7 @@ def test_reasons_stand_below_the_method():
 
 def test_absences_are_shown_with_their_reasons():
     page = parsed()
-    absent = [e for e in side_by_side.every_entry() if e.right_note.startswith("absent: ") and not e.ours]
+    absent = [e for e in pairing.every_entry() if e.right_note.startswith("absent: ") and not e.ours]
     assert len(absent) > 20
     for entry in absent:
         if entry.stdlib.rpartition(".")[0] in mirror.ABSENT:
@@ -329,7 +329,7 @@ def test_own_methods_say_that_they_are():
 
 def test_page_of_a_method_has_it_alone():
     page = parsed("IouringProactor.recv")
-    entry = side_by_side.find("IouringProactor.recv")
+    entry = pairing.find("IouringProactor.recv")
     assert {n for n, *_ in page.lines(0)} == set(range(entry.left.first, entry.left.last + 1))
     listed = [e["id"] for e in page.elements if e.tag == "dt" and e["id"]]
     assert listed == [f"uring_events-{number}" for number in entry.numbers()]
@@ -337,7 +337,7 @@ def test_page_of_a_method_has_it_alone():
 
 
 def test_page_of_a_class_has_its_members_and_their_differences():
-    page, entry = parsed("IocpProactor"), side_by_side.find("IocpProactor")
+    page, entry = parsed("IocpProactor"), pairing.find("IocpProactor")
     assert {member.ours or member.stdlib for member in entry.members} <= page.ids.keys()
     listed = [e["id"] for e in page.elements if e.tag == "dt" and e["id"]]
     assert listed == [f"uring_events-{number}" for number in entry.numbers()]
@@ -347,17 +347,17 @@ def test_page_of_a_class_has_its_members_and_their_differences():
 
 
 @pytest.mark.parametrize("source", [
-    *(side_by_side.our_source(name) for name in SOURCES),
-    *(side_by_side.stdlib_source(name) for name in ("windows_events", "proactor_events", "unix_events",
+    *(pairing.our_source(name) for name in SOURCES),
+    *(pairing.stdlib_source(name) for name in ("windows_events", "proactor_events", "unix_events",
                                                     "selector_events", *mirror.INHERITED)),
 ], ids=lambda source: source.label)
 def test_tokens_are_the_source(source):
-    lines = side_by_side_html.tokens("\n".join(source.module.lines))
+    lines = html_page.tokens("\n".join(source.module.lines))
     assert ["".join(text for _, text in line) for line in lines] == source.module.lines
 
 
 def coloured(text):
-    return [(kind, part.strip()) for line in side_by_side_html.tokens(text) for kind, part in line if kind]
+    return [(kind, part.strip()) for line in html_page.tokens(text) for kind, part in line if kind]
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -396,7 +396,7 @@ def test_command_writes_the_page(run, tmp_path):
     for name in ([], ["recv"]):
         status, output, errors = run("--html", path, *name)
         assert (status, errors) == (0, "")
-        assert path.read_text(encoding="utf-8") == side_by_side_html.page(*name)
+        assert path.read_text(encoding="utf-8") == html_page.page(*name)
         # It says what it wrote.
         assert output == f"wrote {path}, {path.stat().st_size // 1000} kB: open it in a browser\n"
 
@@ -416,12 +416,12 @@ def test_command_without_a_place_for_the_file(run, tmp_path):
 
 
 def test_command_without_sources(run, tmp_path, monkeypatch):
-    side_by_side.entries.cache_clear()
-    monkeypatch.setattr(side_by_side, "our_source", lambda name: None)
+    pairing.entries.cache_clear()
+    monkeypatch.setattr(pairing, "our_source", lambda name: None)
     try:
         status, output, errors = run("--html", tmp_path / "page.html")
     finally:
-        side_by_side.entries.cache_clear()
+        pairing.entries.cache_clear()
     assert (status, output) == (1, "")
     assert "uringloop/uring_events.pyx is not installed" in errors
 
@@ -441,7 +441,7 @@ def test_command_in_a_process_of_its_own(tmp_path):
 
 
 def test_page_is_the_same_each_time():
-    assert side_by_side_html.page() == side_by_side_html.page()
+    assert html_page.page() == html_page.page()
 
 
 def test_list_of_differences_is_not_shown_as_code():

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from . import side_by_side, side_by_side_html
+from .side_by_side import html_page, pairing, two_columns
 
 # For output into a file or a pipe: two columns of code without much wrapping.
 _WIDTH_ELSEWHERE = 160
@@ -77,10 +77,10 @@ def _side_by_side(arguments):
                     shutil.get_terminal_size((_WIDTH_ELSEWHERE, 24)).columns)
     try:
         if arguments.html is not None:
-            text = side_by_side_html.page(arguments.name)
+            text = html_page.page(arguments.name)
         else:
-            text = side_by_side.show(arguments.name, width)
-    except side_by_side.NameNotFound as exc:
+            text = two_columns.show(arguments.name, width)
+    except pairing.NameNotFound as exc:
         print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
         return 2
     except FileNotFoundError as exc:

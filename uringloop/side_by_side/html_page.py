@@ -2,7 +2,7 @@
 
 Mirrors nothing. It owns the colouring of both languages and the layout of the page: two columns,
 aligned by method, in which every line of our side stands once; what a side lacks is said in its
-place. What belongs to what is `side_by_side`'s. The page is whole in itself: no script, no font,
+place. What belongs to what is `pairing`'s. The page is whole in itself: no script, no font,
 no picture, nothing from elsewhere.
 """
 
@@ -15,7 +15,7 @@ import re
 from bisect import bisect_right
 from pathlib import Path
 
-from . import mirror, pyx_scanner, side_by_side
+from . import mirror, pairing, pyx_scanner
 
 # In the scanner's mask a string is '____' and comments are blank.
 _TOKEN = re.compile(r"""
@@ -45,9 +45,9 @@ _BLOCK_HEADER = re.compile(r"\s*(?:if|elif|else|try|except|finally)\b.*:\s*(?:#.
 def page(name=None):
     """Return the page's text: of all that is mirrored, or of the class or method `name`.
 
-    Raises side_by_side.NameNotFound, and FileNotFoundError where a source is not installed.
+    Raises pairing.NameNotFound, and FileNotFoundError where a source is not installed.
     """
-    return _Page().whole() if name is None else _Page().one(side_by_side.find(name))
+    return _Page().whole() if name is None else _Page().one(pairing.find(name))
 
 
 # -- colours --
@@ -108,7 +108,7 @@ def _kind(word, previous, before, following):
 class _Lines:
     """Some lines of a source."""
 
-    source: side_by_side.Source
+    source: pairing.Source
     numbers: list[int]
     column: int = 0     # their common indentation, which is not shown
     place: str = ""     # what they belong to
@@ -183,7 +183,7 @@ def _by_class(entries):
     for owner in classes.values():
         named = {entry.ours for entry in owner.members}
         owner.members += [
-            side_by_side.Entry(None, item.qualname, right=item, right_source=owner.right_source,
+            pairing.Entry(None, item.qualname, right=item, right_source=owner.right_source,
                                left_note="ours: no counterpart in the stdlib")
             for item in owner.right.members if item.qualname not in named]
     return result
@@ -202,9 +202,9 @@ class _Page:
     def whole(self):
         contents, sections = [], []
         pairs = [*mirror.MODULES, mirror.ModulePair(mirror.C_SOURCE, mirror.C_OURS, whole=False)]
-        for pair, (_, entries) in zip(pairs, side_by_side.entries()):
-            theirs = side_by_side.stdlib_source(Path(pair.stdlib).stem)
-            ours = side_by_side.our_source(pair.ours)
+        for pair, (_, entries) in zip(pairs, pairing.entries()):
+            theirs = pairing.stdlib_source(Path(pair.stdlib).stem)
+            ours = pairing.our_source(pair.ours)
             if theirs is None:
                 entries = _by_class(entries)
             id_ = self._id(ours, pair.ours)
