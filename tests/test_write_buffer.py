@@ -203,6 +203,47 @@ async def test_write_is_out_before_a_fork(connect, pair):
     await closed((transport, protocol))
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_write_in_another_thread(loop, connect, pair, size):
+    """No thread but the loop's may; but many do, and nothing else wakes the loop."""
+    ours, theirs = pair
+    transport, protocol = loop.run_until_complete(connect(ours))
+    theirs.settimeout(30)
+
+    def write():
+        for _ in range(50):
+            transport.write(bytes(size))
+            received = 0
+            while received < size:
+                received += len(theirs.recv(1 << 20))
+
+    loop.run_until_complete(loop.run_in_executor(None, write))
+    loop.run_until_complete(closed((transport, protocol)))
+
+
+def test_resume_reading_in_another_thread(loop, connect, pair):
+    ours, theirs = pair
+    came = threading.Event()
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            came.set()
+
+    transport, protocol = loop.run_until_complete(connect(ours, Protocol))
+
+    def resume():
+        for _ in range(50):
+            came.clear()
+            transport.pause_reading()
+            theirs.send(b"x")
+            transport.resume_reading()
+            assert came.wait(30)
+
+    loop.run_until_complete(loop.run_in_executor(None, resume))
+    loop.run_until_complete(closed((transport, protocol)))
+
+
 def test_write_on_a_closed_loop(loop, connect, pair):
     """What there is room for is sent; the rest has nobody to send it."""
     ours, theirs = pair

@@ -146,6 +146,7 @@ cdef class Ring:
     cdef list _slots             # slot -> its Overlapped, or None
     cdef void* _scratch          # what receives go through, to be copied at their true size
     cdef unsigned long _thread   # who called wait() last
+    cdef bint _asleep            # he is about to enter the kernel without the GIL, or is there
     cdef int64_t _look_due      # when wait() may look at all watched ones again
     cdef object __weakref__
 

@@ -361,8 +361,10 @@ cdef class Ring:
             sleep = sleep and proactor.idle()
             if error == 0:
                 if sleep or proactor.large_copy():
+                    self._asleep = True
                     with nogil:
                         error = proactor.enter(sleep, nap_ns)
+                    self._asleep = False
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()
@@ -622,6 +624,9 @@ cdef class Overlapped:
         slots[slot] = self
         self._key = <uint64_t> key
         self.pending = True
+        if self.ring._asleep:
+            # Another thread writes to a transport, or resumes it: only the one that sleeps can begin with it.
+            self.ring._proactor.wake()
         return 0
 
     cdef int _leave(self) except -1:
