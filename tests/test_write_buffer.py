@@ -203,6 +203,26 @@ async def test_write_is_out_before_a_fork(connect, pair):
     await closed((transport, protocol))
 
 
+async def test_forked_child_writes(connect, pair):
+    """On the parent's connection, which both have."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    transport.write(b"parent, ")
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            transport.write(b"child, ")
+            transport.write(b"child, ")
+            transport.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert drain(theirs) == b"parent, child, child, "
+    await closed((transport, protocol))
+
+
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_write_in_another_thread(loop, connect, pair, size):
     """No thread but the loop's may; but many do, and nothing else wakes the loop."""

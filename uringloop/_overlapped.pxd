@@ -150,6 +150,7 @@ cdef class Ring:
     cdef int64_t _look_due      # when wait() may look at all watched ones again
     cdef object __weakref__
 
+    cdef bint _is_forked(self) noexcept
     cdef int _check(self) except -1
     cdef int _bind(self, bint force=*) except -1
     cdef bint _wait_for_memory(self, int64_t* waited) noexcept

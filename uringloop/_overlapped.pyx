@@ -237,6 +237,9 @@ cdef class Ring:
     @property
     def forked(self):
         """True in a forked child, where the ring must not be used."""
+        return self._is_forked()
+
+    cdef bint _is_forked(self) noexcept:
         return self._proactor.forked()
 
     @property

@@ -414,7 +414,8 @@ class _WritingMixin(_ClosingMixin):
                 self._failed_handle = events.Handle(
                     self._gathering_failed, (), loop, self._context)
             self._gathered = loop._proactor._send_soon(self._sock, data, self._failed_handle)
-            return
+            if self._gathered is not None:
+                return
         self._send(data)
         if self._buffer:
             self._maybe_pause_protocol()

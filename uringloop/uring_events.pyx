@@ -1242,9 +1242,11 @@ cdef class IouringProactor:
     def _send_soon(self, conn, data, failed):
         """Send all of data with the tick's other sends; have the handle `failed` run if that fails.
 
-        Returns the Overlapped.
+        Returns the Overlapped; None in a forked child, which has no ring to send it by.
         """
         fd = self._fd_of(conn)
+        if self._ring._is_forked():
+            return None
         ov = Overlapped(self._ring)
         if is_socket(conn, fd):
             ov.prep_send(fd, data, 0)
