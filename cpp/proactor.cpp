@@ -903,6 +903,12 @@ void Proactor::settle(int fd) noexcept {
   }
 }
 
+void Proactor::read_posted() noexcept {
+  if (!ring_.is_open() || forked()) return;
+  while (read_completions(kReapLimit) != 0) {
+  }
+}
+
 void Proactor::send_queued() noexcept {
   if (!ring_.is_open() || forked()) return;
   std::uint32_t slot = queued_.head;

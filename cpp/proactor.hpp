@@ -173,6 +173,9 @@ class Proactor {
   // Cancel what is on a descriptor and see it end, so that a close(2) that follows really closes.
   // Submits nothing else.  Bounded; does nothing but mark in a thread that may not take turns.
   void settle(int fd) noexcept;
+  // Read what is posted, beside a turn: a turn reads kReapLimit, and who asks how much of a send is out
+  // wants to know it all.
+  void read_posted() noexcept;
   // send(2) what is queued to be sent, without the ring, and so in any thread: what the kernel has
   // no room for stays queued.
   void send_queued() noexcept;

@@ -264,6 +264,27 @@ def test_resume_reading_in_another_thread(loop, connect, pair):
     loop.run_until_complete(closed((transport, protocol)))
 
 
+async def test_many_write_in_two_turns_and_abort(connect, stack):
+    """What each has written in the first is known to be out in the second."""
+    # More than the completions that the loop reads in one turn.
+    connections = []
+    for _ in range(300):
+        ours, theirs = socket.socketpair()
+        stack.enter_context(theirs)
+        connections.append((*await connect(ours), theirs))
+    await turns(3)
+    for transport, _, _ in connections:
+        transport.write(b"one, ")
+    await turns(1)
+    for transport, _, _ in connections:
+        assert transport.get_write_buffer_size() == 0
+        transport.write(b"two")
+        transport.abort()
+    for _, protocol, theirs in connections:
+        assert await protocol.lost is None
+        assert theirs.recv(100) == b"one, two"
+
+
 def test_write_on_a_closed_loop(loop, connect, pair):
     """What there is room for is sent; the rest has nobody to send it."""
     ours, theirs = pair

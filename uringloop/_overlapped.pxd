@@ -112,6 +112,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void settle(int fd)
         void send_queued()
         void leave_polls()
+        void read_posted()
         void wake()
         cbool take_wake()
         void close()

@@ -696,6 +696,8 @@ cdef class Overlapped:
         """How many bytes of a send or write are not yet out; 0 when it has ended."""
         if not self._viewing or not self._key or not self.pending:
             return 0
+        # Out it may be, and a turn that reads so many of them has not come to it.
+        self.ring._proactor.read_posted()
         return self._view.len - <Py_ssize_t> self.ring._proactor.peek(<uint32_t> self._key).done
 
     def take_back(self, take):
