@@ -608,6 +608,14 @@ bool Proactor::next(Completion* completion) noexcept {
   return true;
 }
 
+bool Proactor::take(std::uint64_t key) noexcept {
+  Operation* operation = table_.find(key);
+  if (operation == nullptr || operation->state != State::kCompleted) return false;
+  table_.unlink(&completed_, operation);
+  operation->state = State::kTaken;
+  return true;
+}
+
 int Proactor::again(std::uint64_t key) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr || operation->state != State::kTaken) return -EBADF;

@@ -133,6 +133,8 @@ class Proactor {
   // Take the oldest completion; false when there is none.
   bool next(Completion* completion) noexcept;
   bool has_completions() const noexcept { return !completed_.empty(); }
+  // Take this one, out of its turn; false if it has not completed.
+  bool take(std::uint64_t key) noexcept;
   // Queue a taken operation again (0), or find that it was cancelled meanwhile (-errno).
   int again(std::uint64_t key) noexcept;
   // Forget a taken operation.

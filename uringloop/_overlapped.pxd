@@ -96,6 +96,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int64_t read(int fd, void* buffer, uint64_t size)
         int64_t send_file(uint64_t key)
         cbool next(Completion* completion)
+        cbool take(uint64_t key)
         cbool has_completions()
         int again(uint64_t key)
         void release(uint64_t key)

@@ -722,6 +722,15 @@ cdef class Overlapped:
         if self.pending and self._key and not self.ring._proactor.forked():
             self.ring._proactor.cancel(self._key, -ECANCELED)
 
+    def end(self):
+        """Cancel what nobody is to be told of, such as a wait that is repeated, and give its place back.
+
+        Otherwise who adds and removes a reader many times in one turn would leave as many behind.
+        """
+        self.cancel()
+        if self._key and not self.ring._proactor.forked() and self.ring._proactor.take(self._key):
+            self._leave()
+
     def getresult(self):
         """Return the result of a completed operation.
 

@@ -144,7 +144,7 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
     def _end_wait(self, key, event):
         wait = key.waits.pop(event, None)
         if wait is not None:
-            wait.cancel()
+            wait.end()
         handle = key.handles.pop(event, None)
         if handle is not None:
             handle.cancel()

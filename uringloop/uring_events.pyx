@@ -1292,7 +1292,7 @@ cdef class IouringProactor:
     def _poll_repeatedly(self, fd, events, on_ready):
         """Call on_ready() in each turn in which `events` hold on fd, until it answers false.
 
-        Returns what ends the calls by its cancel().
+        Returns what ends the calls by its cancel() or end().
         """
         self._check_closed()
         ov = Overlapped(self._ring)
