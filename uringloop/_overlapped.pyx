@@ -483,8 +483,10 @@ cdef class Ring:
             if ov is None or ov._key != completion.key:
                 self._proactor.release(completion.key)
                 continue
+            # What was taken back has not failed.
+            if ov.pending:
+                ov.error = -completion.error
             ov.pending = False
-            ov.error = -completion.error
             ov._result = completion.result
             ov._abandoned = completion.abandoned
             return ov
