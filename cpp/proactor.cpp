@@ -608,6 +608,14 @@ bool Proactor::next(Completion* completion) noexcept {
   return true;
 }
 
+bool Proactor::take(std::uint64_t key) noexcept {
+  Operation* operation = table_.find(key);
+  if (operation == nullptr || operation->state != State::kCompleted) return false;
+  table_.unlink(&completed_, operation);
+  operation->state = State::kTaken;
+  return true;
+}
+
 int Proactor::again(std::uint64_t key) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr || operation->state != State::kTaken) return -EBADF;
@@ -900,6 +908,12 @@ void Proactor::settle(int fd) noexcept {
     if (ring_.dropped()) replace_ring();
     if (error < 0 && !again_later(error)) return;
     if (refused) back_off(kBackOff);
+  }
+}
+
+void Proactor::read_posted() noexcept {
+  if (!ring_.is_open() || forked()) return;
+  while (read_completions(kReapLimit) != 0) {
   }
 }
 

@@ -133,6 +133,8 @@ class Proactor {
   // Take the oldest completion; false when there is none.
   bool next(Completion* completion) noexcept;
   bool has_completions() const noexcept { return !completed_.empty(); }
+  // Take this one, out of its turn; false if it has not completed.
+  bool take(std::uint64_t key) noexcept;
   // Queue a taken operation again (0), or find that it was cancelled meanwhile (-errno).
   int again(std::uint64_t key) noexcept;
   // Forget a taken operation.
@@ -173,6 +175,9 @@ class Proactor {
   // Cancel what is on a descriptor and see it end, so that a close(2) that follows really closes.
   // Submits nothing else.  Bounded; does nothing but mark in a thread that may not take turns.
   void settle(int fd) noexcept;
+  // Read what is posted, beside a turn: a turn reads kReapLimit, and who asks how much of a send is out
+  // wants to know it all.
+  void read_posted() noexcept;
   // send(2) what is queued to be sent, without the ring, and so in any thread: what the kernel has
   // no room for stays queued.
   void send_queued() noexcept;

@@ -8,14 +8,14 @@ import asyncio
 import contextlib
 import socket
 import sys
-from asyncio import base_events, events, selector_events
+from asyncio import base_events, events, proactor_events, selector_events
 
 import pytest
 
 from support import Buffered, Recorder, some_bytes, turns
 from uringloop import stdlib_transports
 
-FILES = {stdlib_transports.__file__, selector_events.__file__}
+FILES = {stdlib_transports.__file__, selector_events.__file__, proactor_events.__file__}
 # What runs between a completion and the transport: code -> the name of the Handle in it, and of whose it is.
 HANDLES = {base_events.BaseEventLoop._run_once.__code__: "handle", events.Handle._run.__code__: "self"}
 CALLBACKS = {"_read_ready", "_write_ready", "_write_sendmsg", "_sendto_ready", "accept"}
@@ -171,6 +171,43 @@ class Writing(Scenario):
         return received.endswith(b"second")
 
 
+class WritingTheEnd(Scenario):
+    def start(self, stack):
+        self.pair(stack)
+
+    def happen(self):
+        self.loop.call_soon(self.transport.write, b"first")
+        self.loop.call_soon(self.transport.write_eof)
+        self.run()
+
+    def works(self):
+        self.transport.write_eof()
+        self.run()
+        received = []
+        while not received or received[-1]:
+            received.append(self.far.recv(100))
+        return True
+
+
+class Closing(Scenario):
+    def start(self, stack):
+        self.pair(stack)
+
+    def happen(self):
+        self.loop.call_soon(self.transport.write, b"first")
+        self.loop.call_soon(self.transport.close)
+        self.run()
+
+    def is_closed(self):
+        return False
+
+    def works(self):
+        # Whether or not it has come to the end.
+        self.transport.close()
+        self.run()
+        return self.protocol.calls.count("connection_lost") == 1
+
+
 class WritingMuch(Writing):
     """More than there is room for; the peer reads while lines are traced."""
 
@@ -255,6 +292,11 @@ class Accepting(Scenario):
         before = len(self.transports)
         self.client()
         self.run()
+        # The number of one that was closed is no transport's.
+        for sock in socket.socketpair() + socket.socketpair():
+            self.stack.enter_context(sock)
+            self.loop.add_reader(sock, int)
+            self.loop.remove_reader(sock)
         return len(self.transports) > before
 
     def end(self):
@@ -314,6 +356,18 @@ def test_interrupt_at_any_line(loop_factory, scenario, exception):
 def test_interrupt_while_the_end_is_told(loop_factory, exception):
     # Who is interrupted there has ended already.
     check_all_lines(loop_factory, Ending, exception, spared=["_call_connection_lost", "_stop_writing", "_drop_unsent"])
+
+
+@pytest.mark.parametrize("exception", [Interrupt, Failure])
+def test_interrupted_write_eof_can_be_called_again(loop_factory, exception):
+    # Once it is marked, it is done.
+    check_all_lines(loop_factory, WritingTheEnd, exception, spared=["write_eof"])
+
+
+@pytest.mark.uringloop_only  # as above
+@pytest.mark.parametrize("exception", [Interrupt, Failure])
+def test_interrupted_close_can_be_called_again(loop_factory, exception):
+    check_all_lines(loop_factory, Closing, exception, spared=["_call_connection_lost", "_stop_writing", "_drop_unsent"])
 
 
 @pytest.mark.uringloop_only  # the selector loop's server keeps the accepted socket open

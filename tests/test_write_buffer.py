@@ -203,6 +203,88 @@ async def test_write_is_out_before_a_fork(connect, pair):
     await closed((transport, protocol))
 
 
+async def test_forked_child_writes(connect, pair):
+    """On the parent's connection, which both have."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    transport.write(b"parent, ")
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            transport.write(b"child, ")
+            transport.write(b"child, ")
+            transport.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert drain(theirs) == b"parent, child, child, "
+    await closed((transport, protocol))
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_write_in_another_thread(loop, connect, pair, size):
+    """No thread but the loop's may; but many do, and nothing else wakes the loop."""
+    ours, theirs = pair
+    transport, protocol = loop.run_until_complete(connect(ours))
+    theirs.settimeout(30)
+
+    def write():
+        for _ in range(50):
+            transport.write(bytes(size))
+            received = 0
+            while received < size:
+                received += len(theirs.recv(1 << 20))
+
+    loop.run_until_complete(loop.run_in_executor(None, write))
+    loop.run_until_complete(closed((transport, protocol)))
+
+
+def test_resume_reading_in_another_thread(loop, connect, pair):
+    ours, theirs = pair
+    came = threading.Event()
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            came.set()
+
+    transport, protocol = loop.run_until_complete(connect(ours, Protocol))
+
+    def resume():
+        for _ in range(50):
+            came.clear()
+            transport.pause_reading()
+            theirs.send(b"x")
+            transport.resume_reading()
+            assert came.wait(30)
+
+    loop.run_until_complete(loop.run_in_executor(None, resume))
+    loop.run_until_complete(closed((transport, protocol)))
+
+
+async def test_many_write_in_two_turns_and_abort(connect, stack):
+    """What each has written in the first is known to be out in the second."""
+    # More than the completions that the loop reads in one turn.
+    connections = []
+    for _ in range(300):
+        ours, theirs = socket.socketpair()
+        stack.enter_context(theirs)
+        connections.append((*await connect(ours), theirs))
+    await turns(3)
+    for transport, _, _ in connections:
+        transport.write(b"one, ")
+    await turns(1)
+    for transport, _, _ in connections:
+        assert transport.get_write_buffer_size() == 0
+        transport.write(b"two")
+        transport.abort()
+    for _, protocol, theirs in connections:
+        assert await protocol.lost is None
+        assert theirs.recv(100) == b"one, two"
+
+
 def test_write_on_a_closed_loop(loop, connect, pair):
     """What there is room for is sent; the rest has nobody to send it."""
     ours, theirs = pair

@@ -96,6 +96,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int64_t read(int fd, void* buffer, uint64_t size)
         int64_t send_file(uint64_t key)
         cbool next(Completion* completion)
+        cbool take(uint64_t key)
         cbool has_completions()
         int again(uint64_t key)
         void release(uint64_t key)
@@ -112,6 +113,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         void settle(int fd)
         void send_queued()
         void leave_polls()
+        void read_posted()
         void wake()
         cbool take_wake()
         void close()
@@ -146,9 +148,11 @@ cdef class Ring:
     cdef list _slots             # slot -> its Overlapped, or None
     cdef void* _scratch          # what receives go through, to be copied at their true size
     cdef unsigned long _thread   # who called wait() last
+    cdef bint _asleep            # he is about to enter the kernel without the GIL, or is there
     cdef int64_t _look_due      # when wait() may look at all watched ones again
     cdef object __weakref__
 
+    cdef bint _is_forked(self) noexcept
     cdef int _check(self) except -1
     cdef int _bind(self, bint force=*) except -1
     cdef bint _wait_for_memory(self, int64_t* waited) noexcept

@@ -237,6 +237,9 @@ cdef class Ring:
     @property
     def forked(self):
         """True in a forked child, where the ring must not be used."""
+        return self._is_forked()
+
+    cdef bint _is_forked(self) noexcept:
         return self._proactor.forked()
 
     @property
@@ -361,8 +364,10 @@ cdef class Ring:
             sleep = sleep and proactor.idle()
             if error == 0:
                 if sleep or proactor.large_copy():
+                    self._asleep = True
                     with nogil:
                         error = proactor.enter(sleep, nap_ns)
+                    self._asleep = False
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()
@@ -478,8 +483,10 @@ cdef class Ring:
             if ov is None or ov._key != completion.key:
                 self._proactor.release(completion.key)
                 continue
+            # What was taken back has not failed.
+            if ov.pending:
+                ov.error = -completion.error
             ov.pending = False
-            ov.error = -completion.error
             ov._result = completion.result
             ov._abandoned = completion.abandoned
             return ov
@@ -622,6 +629,9 @@ cdef class Overlapped:
         slots[slot] = self
         self._key = <uint64_t> key
         self.pending = True
+        if self.ring._asleep:
+            # Another thread writes to a transport, or resumes it: only the one that sleeps can begin with it.
+            self.ring._proactor.wake()
         return 0
 
     cdef int _leave(self) except -1:
@@ -688,6 +698,8 @@ cdef class Overlapped:
         """How many bytes of a send or write are not yet out; 0 when it has ended."""
         if not self._viewing or not self._key or not self.pending:
             return 0
+        # Out it may be, and a turn that reads so many of them has not come to it.
+        self.ring._proactor.read_posted()
         return self._view.len - <Py_ssize_t> self.ring._proactor.peek(<uint32_t> self._key).done
 
     def take_back(self, take):
@@ -711,6 +723,15 @@ cdef class Overlapped:
         """Ask the operation to end.  It stays in the table until the kernel has let go of it."""
         if self.pending and self._key and not self.ring._proactor.forked():
             self.ring._proactor.cancel(self._key, -ECANCELED)
+
+    def end(self):
+        """Cancel what nobody is to be told of, such as a wait that is repeated, and give its place back.
+
+        Otherwise who adds and removes a reader many times in one turn would leave as many behind.
+        """
+        self.cancel()
+        if self._key and not self.ring._proactor.forked() and self.ring._proactor.take(self._key):
+            self._leave()
 
     def getresult(self):
         """Return the result of a completed operation.

@@ -32,7 +32,7 @@ class _Key:
         self.fileobj = fileobj
         self.fd = fd
         self.handles = {}        # select.POLLIN, select.POLLOUT -> Handle
-        self.waits = {}          # the same -> what ends the wait by its cancel()
+        self.waits = {}          # the same -> what ends the wait by its end()
 
     def is_fileno_of(self, fileobj):
         """Tell whether the object has this descriptor still."""
@@ -144,7 +144,7 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
     def _end_wait(self, key, event):
         wait = key.waits.pop(event, None)
         if wait is not None:
-            wait.cancel()
+            wait.end()
         handle = key.handles.pop(event, None)
         if handle is not None:
             handle.cancel()

@@ -113,6 +113,8 @@ class _ClosingMixin:
 
     # differs[T13]: None for whatever context it is that asks.
     _context = None
+    # Of a transport whose constructor was interrupted, which its protocol may abort.
+    _empty_waiter = None
     # The Handle that is run when the socket is readable, or writable, and its operation.
     _read_handle = _read_wait = None
     _write_handle = _write_wait = None
@@ -180,7 +182,8 @@ class _ClosingMixin:
         try:
             self._protocol.connection_lost(exc)
         finally:
-            self._called_connection_lost = True
+            # A close() that was interrupted has not come to it, and may be called again.
+            self._called_connection_lost = self._closing = True
             self._conn_lost += 1
             # differs[T4]
             proactor = self._loop._proactor
@@ -414,7 +417,8 @@ class _WritingMixin(_ClosingMixin):
                 self._failed_handle = events.Handle(
                     self._gathering_failed, (), loop, self._context)
             self._gathered = loop._proactor._send_soon(self._sock, data, self._failed_handle)
-            return
+            if self._gathered is not None:
+                return
         self._send(data)
         if self._buffer:
             self._maybe_pause_protocol()
@@ -678,8 +682,10 @@ class _ProactorSocketTransport(_ReadingMixin, _WritingMixin,
     def write_eof(self):
         if self._closing or self._eof_written:
             return
+        # Marked behind it: one that is interrupted in the middle can be called again.
+        flushed = self._flush()
         self._eof_written = True
-        if self._flush() and not self._conn_lost:
+        if flushed and not self._conn_lost:
             self._sock.shutdown(socket.SHUT_WR)
 
     # -- ours: no counterpart in the stdlib's class --
@@ -836,7 +842,9 @@ class _Acceptor:
                     extra={'peername': addr}, server=self._server,
                     context=context)
         except (SystemExit, KeyboardInterrupt):
-            conn.close()
+            # A transport that is whole has begun to read: it goes on.
+            if loop._transports.get(conn.fileno()) is None:
+                conn.close()
             raise
         except BaseException as exc:
             conn.close()

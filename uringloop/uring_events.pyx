@@ -1242,9 +1242,11 @@ cdef class IouringProactor:
     def _send_soon(self, conn, data, failed):
         """Send all of data with the tick's other sends; have the handle `failed` run if that fails.
 
-        Returns the Overlapped.
+        Returns the Overlapped; None in a forked child, which has no ring to send it by.
         """
         fd = self._fd_of(conn)
+        if self._ring._is_forked():
+            return None
         ov = Overlapped(self._ring)
         if is_socket(conn, fd):
             ov.prep_send(fd, data, 0)
@@ -1290,7 +1292,7 @@ cdef class IouringProactor:
     def _poll_repeatedly(self, fd, events, on_ready):
         """Call on_ready() in each turn in which `events` hold on fd, until it answers false.
 
-        Returns what ends the calls by its cancel().
+        Returns what ends the calls by its cancel() or end().
         """
         self._check_closed()
         ov = Overlapped(self._ring)
