@@ -409,8 +409,12 @@ class _WritingMixin(_ClosingMixin):
             if self._failed_handle is None:
                 self._failed_handle = events.Handle(
                     self._gathering_failed, (), loop, self._context)
-            self._gathered = loop._proactor._send_soon(self._sock, data, self._failed_handle)
-            return
+            try:
+                self._gathered = loop._proactor._send_soon(self._sock, data, self._failed_handle)
+                return
+            except OSError:
+                # It is closed, which ends the transport below, as each error of sending does.
+                pass
         self._send(data)
         if self._buffer:
             self._maybe_pause_protocol()
