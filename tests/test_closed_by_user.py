@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 
 import pytest
@@ -40,6 +41,22 @@ async def test_what_comes_to_a_stream_socket_that_is_closed(loop, stack, family,
     assert not protocol.lost.done() and not protocol.data
     transport.close()
     assert await protocol.lost is None
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+@pytest.mark.parametrize("family", PAIRS)
+async def test_writing_to_a_stream_socket_that_is_closed(loop, stack, family, size):
+    """It is the protocol that is told."""
+    ours, theirs = PAIRS[family]()
+    stack.enter_context(theirs)
+    protocol = Recorder()
+    transport = loop._make_socket_transport(ours, protocol)
+    await turns(5)
+    ours.close()
+    transport.write(bytes(size))
+    assert transport.is_closing() and not protocol.lost.done()
+    transport.write(bytes(size))
+    assert (await protocol.lost).errno == errno.EBADF
 
 
 @pytest.mark.parametrize("family", ["udp", "unix"])

@@ -416,7 +416,11 @@ class _WritingMixin(_ClosingMixin):
             if self._failed_handle is None:
                 self._failed_handle = events.Handle(
                     self._gathering_failed, (), loop, self._context)
-            self._gathered = loop._proactor._send_soon(self._sock, data, self._failed_handle)
+            try:
+                self._gathered = loop._proactor._send_soon(self._sock, data, self._failed_handle)
+            except OSError:
+                # It is closed, which ends the transport below, as each error of sending does.
+                self._gathered = None
             if self._gathered is not None:
                 return
         self._send(data)

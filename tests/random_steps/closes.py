@@ -104,7 +104,9 @@ def close_under_callbacks(world, number, removal, heir):
     sock.close()
     if removal in ("object", "number"):
         check_peer_sees_the_end(world, link)
-    elif removal == "number afterwards":
+    elif removal is None:
+        link.forgotten = kinds
+    else:
         forget(world, loop, fd)
         check_peer_sees_the_end(world, link)
     next_owner = inherit(world, heir, fd)

@@ -27,6 +27,7 @@ class Link:
         self.up, self.down = (mate.down, mate.up) if mate else (Stream(), Stream())
         self.receive = self.send = self.transport = self.protocol = None
         self.reader = self.writer = None  # the callbacks of add_reader, add_writer
+        self.forgotten = ()  # of these, those that were not removed when their socket was closed
         self.closed = self.peer_gone = self.wrote_eof = self.aborted = False
         self.raced = False  # from here on it depends on who was faster
         self.history = []

@@ -153,11 +153,12 @@ def use_closed(world, number, what):
             elif what == "sendall":
                 await loop.sock_sendall(link.ours, b"to nobody")
             else:
-                getattr(loop, what)(link.ours, print)
+                getattr(loop, what)(link.ours, world.findings.append, AssertionError("called of a closed socket"))
         except (OSError, ValueError):
             raise
         else:
-            raise AssertionError(f"{what} works on a closed socket")
+            # A callback that was never removed is replaced, and never called.
+            assert what[4:] in link.forgotten, f"{what} works on a closed socket"
 
     Operation(world, f"{what} closed", work, loop, link, expected=(OSError, ValueError))
 
