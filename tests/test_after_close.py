@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from support import Buffered, Recorder, closed, fill, read_all, some_bytes, tcp_pair, turns, until
+from support import Buffered, Recorder, closed, fill, read_all, reset, some_bytes, tcp_pair, turns, until
 
 
 @pytest.fixture
@@ -211,6 +211,21 @@ async def test_small_write_is_out_when_write_eof_returns(connect, pair):
     with pytest.raises(RuntimeError, match=r"Cannot call write\(\) after write_eof\(\)"):
         transport.write(b"more")
     await closed((transport, protocol))
+
+
+@pytest.mark.parametrize("data", [b"small", bytes(20_000)])
+async def test_write_eof_when_the_peer_is_gone(connect, data):
+    """The write() before it has failed: no end is written, and what comes after is dropped."""
+    ours, theirs = tcp_pair()
+    transport, protocol = await connect(ours)
+    transport.pause_reading()
+    reset(theirs)
+    transport.write(data)
+    transport.write_eof()
+    assert transport.is_closing()
+    transport.write(b"more")
+    transport.write_eof()
+    assert isinstance(await protocol.lost, ConnectionResetError)
 
 
 async def test_small_write_behind_a_full_socket_and_close(loop, connect, pair):

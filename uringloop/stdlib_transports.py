@@ -688,6 +688,8 @@ class _ProactorSocketTransport(_ReadingMixin, _WritingMixin,
             return
         # Marked behind it: one that is interrupted in the middle can be called again.
         flushed = self._flush()
+        if self._closing:
+            return                        # on the selector loop the write() before had failed
         self._eof_written = True
         if flushed and not self._conn_lost:
             self._sock.shutdown(socket.SHUT_WR)
