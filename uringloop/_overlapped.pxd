@@ -75,7 +75,6 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int init(const Features& features, unsigned sq_entries, unsigned cq_entries, int64_t patience_ns)
         int bind_thread(cbool force, int64_t patience_ns)
         cbool bound_here()
-        cbool occupied()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
         int64_t start_wait(Kind kind, int fd, uint32_t mask, cbool repeated)
         int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags,

@@ -293,11 +293,8 @@ cdef class Ring:
 
         Raises RuntimeError in a forked child, OSError where a fresh ring can't be made.
         """
-        # (A thread that only has the identity of one that is gone is found out by its first turn.)
-        if PyThread_get_thread_ident() == self._thread and not self._proactor.occupied():
-            self._check()
-        else:
-            self._bind()
+        # (A new thread may have the identity of one that is gone: only the kernel's number tells.)
+        self._bind()
 
     cdef int _bind(self, bint force=False) except -1:
         cdef int64_t waited = 0
