@@ -967,7 +967,10 @@ void Proactor::leave_polls() noexcept {
 
 void Proactor::wake() noexcept {
   const std::uint64_t one = 1;
-  if (wake_fd_ >= 0) kernel_.write(kernel_.self, wake_fd_, &one, sizeof(one));
+  ++wakers_;
+  const int fd = wake_fd_;
+  if (fd >= 0) kernel_.write(kernel_.self, fd, &one, sizeof(one));
+  --wakers_;
 }
 
 bool Proactor::take_wake() noexcept {
@@ -1021,8 +1024,11 @@ void Proactor::close() noexcept {
     ring_.close();
   }
   readiness_.close();
-  if (wake_fd_ >= 0) kernel_.close(kernel_.self, wake_fd_);
-  wake_fd_ = -1;
+  const int wake_fd = wake_fd_.exchange(-1);
+  if (wake_fd >= 0) {
+    while (wakers_ != 0) kernel_.sleep(kernel_.self, kExitPause);
+    kernel_.close(kernel_.self, wake_fd);
+  }
   wake_armed_ = readiness_armed_ = readiness_told_ = false;
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);

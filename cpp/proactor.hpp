@@ -186,7 +186,7 @@ class Proactor {
   // looks through 64 buckets.)
   void leave_polls() noexcept;
 
-  // End the sleep of the thread in enter(); any thread, async-signal-safe.
+  // End the sleep of the thread in enter(); any thread, async-signal-safe.  May run beside other calls.
   void wake() noexcept;
   // True once after a wake() was seen.
   bool take_wake() noexcept;
@@ -277,7 +277,9 @@ class Proactor {
   // Of the ring: a thread is in enter(), and nobody may go in any more.
   static constexpr unsigned kInside = 1, kShut = 2;
   std::atomic<unsigned> door_{0};
-  int wake_fd_ = -1;
+  // Threads in wake(), which may run beside close(): the number is not another file's before they are out.
+  std::atomic<int> wakers_{0};
+  std::atomic<int> wake_fd_{-1};
   bool wake_armed_ = false;
   bool woken_ = false;
   bool readiness_armed_ = false;

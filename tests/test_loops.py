@@ -494,6 +494,29 @@ def test_call_soon_threadsafe_while_the_loop_sleeps(make):
     assert seen == list(range(200))
 
 
+def test_thread_that_calls_all_the_time_leaves_the_loop_its_turns(make, request):
+    """With nobody forced to give the GIL up, a call has to do it by itself."""
+
+    def call():
+        for _ in range(500_000):
+            if called:
+                break
+            loop.call_soon_threadsafe(called.append, True)
+        loop.call_soon_threadsafe(loop.stop)
+        in_time.append(bool(called))
+
+    called = []
+    in_time = []
+    request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1000)
+    loop = make()
+    thread = threading.Thread(target=call)
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+    assert in_time == [True]
+
+
 def test_call_soon_threadsafe_from_many_threads(make):
     def call(number):
         for _ in range(500):

@@ -490,9 +490,17 @@ cdef class Ring:
         return None
 
     def wake(self):
-        """End the sleep of the thread in wait(); for any thread."""
-        if not self._proactor.forked():
+        """End the sleep of the thread in wait(); for any thread.
+
+        Another one gives the GIL up: who calls this all the time would leave the loop behind for good.
+        """
+        if self._proactor.forked():
+            return
+        if PyThread_get_thread_ident() == self._thread:
             self._proactor.wake()
+        else:
+            with nogil:
+                self._proactor.wake()
 
     def settle(self, obj):
         """Cancel what is in flight on obj's descriptor, so that closing it closes the file."""

@@ -42,7 +42,7 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D13: A connection that is closed with an operation in flight stays open in the kernel as long as
 #     that operation. So the cancel is submitted, and seen to end, first.
 # D14: The self-pipe is read for signals only. Threads wake the ring through an eventfd of its own,
-#     which costs half as much.
+#     which costs half as much. They give the GIL up for it, as for the selector loop's self-pipe.
 # D15: Windows has one loop a process for the wake-up descriptor of signals. Here a loop has it while it
 #     runs or has signal handlers, and gives it back to the loop, or to the program, that had it before;
 #     not where `threading` sees the main thread, but where the interpreter lets it be set.
