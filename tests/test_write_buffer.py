@@ -241,6 +241,19 @@ def test_write_in_another_thread(loop, connect, pair, size):
     loop.run_until_complete(closed((transport, protocol)))
 
 
+async def test_write_in_another_thread_while_the_loop_is_busy(connect, pair):
+    """It is out when write() returns; the loop's thread waits for the other one."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    for before in b"", b"with ":
+        transport.write(before)
+        thread = threading.Thread(target=transport.write, args=(b"data",))
+        thread.start()
+        thread.join()
+        assert drain(theirs) == before + b"data"
+    await closed((transport, protocol))
+
+
 def test_resume_reading_in_another_thread(loop, connect, pair):
     ours, theirs = pair
     came = threading.Event()

@@ -164,6 +164,7 @@ cdef class Ring:
     cdef int _wait(self, int64_t timeout_ns) except -1
     cdef Overlapped _next(self)
     cdef object try_receive(self, int fd, Py_ssize_t size)
+    cdef bint is_elsewhere(self) noexcept
     cdef int _settle(self, int fd) except -1
 
 

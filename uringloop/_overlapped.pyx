@@ -489,6 +489,10 @@ cdef class Ring:
             return ov
         return None
 
+    cdef bint is_elsewhere(self) noexcept:
+        """True in another thread than the one that takes the turns."""
+        return PyThread_get_thread_ident() != self._thread
+
     def wake(self):
         """End the sleep of the thread in wait(); for any thread.
 

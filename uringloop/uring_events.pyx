@@ -67,7 +67,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D23: A proactor that the interpreter's exit collects may find the names of this module taken away.
 #     The ring ends what is in flight itself, and nobody is left to be told.
 # D24: What is started in a tick begins at its end. What is to be sent is sent before that when the run
-#     ends, the process forks, or the loop closes, in whatever thread: no later tick may come.
+#     ends, the process forks, or the loop closes, in whatever thread: no later tick may come. What
+#     another thread writes is sent before its write() returns: the loop's may be busy until it has an answer.
 # D25: Programs reach for `loop._selector`. select() can be replaced on the instance, as a virtual clock
 #     does; get_key() and get_map() tell of readers and writers; what would change a selector behind
 #     the loop's back is missing, and says what to call instead.
@@ -1254,13 +1255,20 @@ cdef class IouringProactor:
             ov.prep_write(fd, data)
         if ov.pending:
             ov.own(None, conn, failed)
+            if self._ring.is_elsewhere():
+                # differs[D24]
+                self._ring.send_queued()
         elif ov.error:
             self._loop._ready.append(failed)
         return ov
 
     def _extend_send(self, Overlapped ov not None, data, limit):
         """Send data along, up to limit bytes in all; False if the kernel may have the send already."""
-        return ov.extend(data, limit)
+        extended = ov.extend(data, limit)
+        if extended and self._ring.is_elsewhere():
+            # differs[D24]
+            self._ring.send_queued()
+        return extended
 
     def _poll_socket(self, sock, events):
         """Return a future of `events` on a user's socket.  It takes nothing from the socket."""
