@@ -122,10 +122,17 @@ class Lines:
             if frame.f_lineno in TIMERS:
                 return False
             return frame.f_lineno not in IN_HAND or not self.once(names["handle"]._callback)
-        if code.co_name in ("call_soon", "_call_soon", "_add_callback"):
-            callback = names.get("callback") or getattr(names.get("handle"), "_callback", None)
-            return not self.once(callback)
-        return True
+        return not self.hands_on_once(frame)
+
+    def hands_on_once(self, frame):
+        """Tell whether this, or what it is called by, is about to put a call into the queue that is made once."""
+        while frame is not None and frame.f_code.co_name not in ROOTS:
+            if frame.f_code.co_name in ("call_soon", "_call_soon", "_add_callback"):
+                names = frame.f_locals
+                if self.once(names.get("callback") or getattr(names.get("handle"), "_callback", None)):
+                    return True
+            frame = frame.f_back
+        return False
 
     def once(self, callback):
         """Tell whether this call is made once, whatever the loop."""
