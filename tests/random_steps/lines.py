@@ -32,7 +32,7 @@ ROOTS = frozenset(["run_forever", "run_until_complete"])
 
 # Beginnings and ends, with all that they call, and calls that are not the loop's own.
 LEFT_ALONE = frozenset([
-    "_check_running", "_run_forever_setup", "_run_forever_cleanup", "_set_coroutine_origin_tracking",
+    "_check_running", "_run_forever_setup", "_run_forever_cleanup", "_want_signals", "_set_coroutine_origin_tracking",
     "_run_until_complete_cb",
     "__init__", "__del__", "_accept_connection2", "_make_socket_transport", "_start_serving", "_stop_serving",
     "close", "abort", "_close", "_force_close", "_fatal_error", "_call_connection_lost", "_detach", "_wakeup",
