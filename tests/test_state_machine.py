@@ -24,7 +24,7 @@ random_steps/.  What must hold, whatever is cancelled, closed or reset, and when
 On the selector loop, the oracle, two things are left out: closing beside a pending operation, and
 cancelling in the very tick in which the data came, which loses them there.
 
-    URINGLOOP_EXAMPLES=5000 python -m pytest tests/test_state_machine.py      50 a rung when left out
+    URINGLOOP_EXAMPLES=5000 python -m pytest tests/test_state_machine.py      30 a rung when left out
     URINGLOOP_SEED=...                                                        the seed that was printed
     URINGLOOP_WITHOUT="interrupt take_beside"                                 steps that are left out
     URINGLOOP_SHRINK=0, URINGLOOP_PATIENCE=2                                  for a look at many failures
@@ -49,7 +49,7 @@ from random_steps.defects import DEFECTS
 from random_steps.kinds import Real, Selector, Simulated
 from random_steps.machine import Machine
 
-EXAMPLES = int(os.environ.get("URINGLOOP_EXAMPLES", 50))
+EXAMPLES = int(os.environ.get("URINGLOOP_EXAMPLES", 30))
 SEED = int(os.environ.get("URINGLOOP_SEED", random.randrange(1 << 32)))
 STEPS = 80
 SHRINK = os.environ.get("URINGLOOP_SHRINK", "1") == "1"

@@ -1202,8 +1202,10 @@ cdef class IouringProactor:
             if ov.error and ov.error != ECANCELED:
                 self._loop._ready.append(handle)
             return False
-        # With the file closed it is, as on a selector, never ready again. (The ring has held it open.)
-        if handle._cancelled or ov.error == EBADF or ov.error == ECANCELED or ov._lost():
+        # With the file closed it is, as on a selector, never ready again. (The ring has held it open. What
+        # has to be asked in Python is not asked: an interrupt could come there.)
+        if (handle._cancelled or ov.error == EBADF or ov.error == ECANCELED
+                or (ov._plain and ov._lost())):
             return False
         # Queued again first: the handle may be lost to an interrupt, its wait never.
         stay = ov._again()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support import tcp_pair
 
 from random_steps.links import MOST
+from random_steps.pipes import close_now
 from random_steps.steps import FAMILY, NUMBER, step
 from random_steps.transports import has_transport
 
@@ -34,29 +35,36 @@ def sees_the_end(sock, patience=100):
     return bool(poll.poll(patience))
 
 
-def inherit(world, family, number):
-    """A pair of sockets, one with this number, with something to read there; or None."""
+@contextlib.contextmanager
+def next_owner(world, loop, family, number):
+    """The number's: a pair of sockets, one with this number and something to read, or nobody.
+
+    The loop is given it at the end.  Until then nobody else gets the number on the oracle.
+    """
     if family is None or len(world.links) >= MOST:
-        return None
+        if world.oracle:
+            take_number(os.open(os.devnull, os.O_RDONLY), number)
+        yield
+        if world.oracle:
+            os.close(number)
+        return
     mine, theirs = tcp_pair() if family == "tcp" else socket.socketpair()
     if theirs.fileno() == number:
         mine, theirs = theirs, mine
     if mine.fileno() != number:
-        os.dup2(mine.fileno(), number)
-        mine.close()
+        take_number(mine.detach(), number)
         mine = socket.socket(fileno=number)
     data = world.data(500)
     theirs.send(data)
-    return mine, theirs, data
-
-
-def join(world, loop, heir, family):
-    """From now on the loop may be given the heir."""
-    if heir is None:
-        return
-    mine, theirs, data = heir
+    yield
     link = world.links.add(loop, mine, theirs, f"next-owner-{family}")
     link.down.add(data)
+
+
+def take_number(fd, number):
+    if fd != number:
+        os.dup2(fd, number)
+        os.close(fd)
 
 
 def leave(link):
@@ -109,14 +117,13 @@ def close_under_callbacks(world, number, removal, heir):
     else:
         forget(world, loop, fd)
         check_peer_sees_the_end(world, link)
-    next_owner = inherit(world, heir, fd)
-    if removal is None:
-        world.turn(2)
-        if not world.moved:
-            check_peer_sees_the_end(world, link)
-        if world.oracle:
-            forget(world, loop, fd)
-    join(world, loop, next_owner, heir)
+    with next_owner(world, loop, heir, fd):
+        if removal is None:
+            world.turn(2)
+            if not world.moved:
+                check_peer_sees_the_end(world, link)
+            if world.oracle:
+                forget(world, loop, fd)
 
 
 def forget(world, loop, fd):
@@ -144,13 +151,12 @@ def close_under_transport(world, number, then, heir):
     leave(link)
     link.raced = protocol.robbed = True
     link.ours.close()
-    next_owner = inherit(world, heir, fd)
-    wait_until_peer_sees_the_end(world, link)
-    if not protocol.lost:
-        protocol.leaving = True
-        getattr(link.transport, then)()
-    world.until(lambda: protocol.lost, f"the end of a transport whose socket is closed: {link}")
-    join(world, link.loop, next_owner, heir)
+    with next_owner(world, link.loop, heir, fd):
+        wait_until_peer_sees_the_end(world, link)
+        if not protocol.lost:
+            protocol.leaving = True
+            getattr(link.transport, then)()
+        world.until(lambda: protocol.lost, f"the end of a transport whose socket is closed: {link}")
 
 
 @step(weight=3, number=NUMBER, then=st.sampled_from(["close", "abort"]), heir=HEIR)
@@ -168,14 +174,13 @@ def close_under_datagrams(world, number, then, heir):
     world.couples.drain_peer(couple)
     couple.closed = couple.up.broken = couple.down.broken = protocol.leaving = True
     couple.ours.close()
-    next_owner = inherit(world, heir, fd)
-    if not couple.peer_closed:
-        world.until(lambda: is_refused(couple.peer), f"the end at the peer of {couple}")
-        couple.peer_closed = True
-        couple.peer.close()
-    getattr(couple.transport, then)()
-    world.until(lambda: protocol.lost, f"the end of a transport whose socket is closed: {couple}")
-    join(world, couple.loop, next_owner, heir)
+    with next_owner(world, couple.loop, heir, fd):
+        if not couple.peer_closed:
+            world.until(lambda: is_refused(couple.peer), f"the end at the peer of {couple}")
+            couple.peer_closed = True
+            couple.peer.close()
+        getattr(couple.transport, then)()
+        world.until(lambda: protocol.lost, f"the end of a transport whose socket is closed: {couple}")
 
 
 def is_refused(sock):
@@ -200,6 +205,9 @@ def close_under_server(world, number):
     fd = served.sock.fileno()
     served.closed = True
     served.sock.close()
+    if world.oracle:
+        # Its server would raise.
+        forget(world, served.loop, fd)
     world.turn(2)
     client = world.listeners.new_socket(served.family)
     client.settimeout(5)
@@ -210,10 +218,7 @@ def close_under_server(world, number):
     else:
         # The port may be the client's own by now, which then has connected to itself.
         assert world.moved or client.getsockname() == served.address, "something keeps listening"
-    if world.oracle:
-        # Its server would raise.
-        forget(world, served.loop, fd)
-    else:
+    if not world.oracle:
         served.server.close()
 
 
@@ -236,10 +241,12 @@ def close_under_pipe(world, number, end):
     pipe.raced = pipe.stream.broken = pipe.stream.ended = protocol.leaving = True
     file, other = (pipe.reads, pipe.writes) if end == "reader" else (pipe.writes, pipe.reads)
     alone = (pipe.writer if end == "reader" else pipe.reader) is None and is_open(other)
+    fd = file.fileno()
     file.close()
-    world.turn(2)
-    if alone and not world.moved:
-        assert sees_the_end(other), f"the other end does not see the end: {pipe}"
-    if not protocol.lost:
-        protocol.transport.abort() if hasattr(protocol.transport, "abort") else protocol.transport.close()
-    world.until(lambda: protocol.lost, f"the end of a pipe whose file is closed: {pipe}")
+    with next_owner(world, protocol.transport._loop, None, fd):
+        world.turn(2)
+        if alone and not world.moved:
+            assert sees_the_end(other), f"the other end does not see the end: {pipe}"
+        if not protocol.lost:
+            close_now(protocol)
+        world.until(lambda: protocol.lost, f"the end of a pipe whose file is closed: {pipe}")

@@ -39,6 +39,8 @@ def lose(world, hit, known):
     for thing in things:
         thing.lose()
         thing.raced = True
+    for operation in world.operations:
+        operation.doubtful |= operation.thing in things
     for served in world.servers:
         served.doubtful |= served.clients.keys()
     world.listeners.lose()

@@ -32,7 +32,7 @@ ROOTS = frozenset(["run_forever", "run_until_complete"])
 
 # Beginnings and ends, with all that they call, and calls that are not the loop's own.
 LEFT_ALONE = frozenset([
-    "_check_running", "_run_forever_setup", "_run_forever_cleanup", "_set_coroutine_origin_tracking",
+    "_check_running", "_run_forever_setup", "_run_forever_cleanup", "_want_signals", "_set_coroutine_origin_tracking",
     "_run_until_complete_cb",
     "__init__", "__del__", "_accept_connection2", "_make_socket_transport", "_start_serving", "_stop_serving",
     "close", "abort", "_close", "_force_close", "_fatal_error", "_call_connection_lost", "_detach", "_wakeup",
@@ -122,10 +122,17 @@ class Lines:
             if frame.f_lineno in TIMERS:
                 return False
             return frame.f_lineno not in IN_HAND or not self.once(names["handle"]._callback)
-        if code.co_name in ("call_soon", "_call_soon", "_add_callback"):
-            callback = names.get("callback") or getattr(names.get("handle"), "_callback", None)
-            return not self.once(callback)
-        return True
+        return not self.hands_on_once(frame)
+
+    def hands_on_once(self, frame):
+        """Tell whether this, or what it is called by, is about to put a call into the queue that is made once."""
+        while frame is not None and frame.f_code.co_name not in ROOTS:
+            if frame.f_code.co_name in ("call_soon", "_call_soon", "_add_callback"):
+                names = frame.f_locals
+                if self.once(names.get("callback") or getattr(names.get("handle"), "_callback", None)):
+                    return True
+            frame = frame.f_back
+        return False
 
     def once(self, callback):
         """Tell whether this call is made once, whatever the loop."""

@@ -42,6 +42,7 @@ class Operation:
         self.cancelled = False  # asked to
         self.closed = False  # our socket was closed beside it
         self.limited = False  # it ends itself, soon
+        self.doubtful = False  # an interrupt may have cost it what it had come to
         self.buffer = None
         if limit is not None and cancel == 0:
             # On each loop or on none it takes its first step, which may be told of a broken connection.
