@@ -40,7 +40,7 @@ def lose(world, hit, known):
         thing.lose()
         thing.raced = True
     for operation in world.operations:
-        operation.doubtful |= operation.thing in things
+        operation.doubtful |= operation.thing is None or operation.thing in things
     for served in world.servers:
         served.doubtful |= served.clients.keys()
     world.listeners.lose()

@@ -88,7 +88,7 @@ class Operation:
                 self.world.findings.append(exc)
         self.world.counts.operations[f"{self.name} {outcome}"] += 1
         thing = self.thing
-        certain = not self.cancelled and not self.closed
+        certain = not self.cancelled and not self.closed and not self.doubtful
         if thing is not None:
             # When a broken connection is seen to be one is a matter of time.
             certain = certain and not thing.raced and not (self.world.kind.late and thing.broken)
