@@ -18,6 +18,7 @@ from support import tcp_pair
 
 from random_steps.links import MOST
 from random_steps.pipes import close_now
+from random_steps.readiness import Reader, add_callback
 from random_steps.steps import FAMILY, NUMBER, step
 from random_steps.transports import has_transport
 
@@ -96,10 +97,16 @@ def wait_until_peer_sees_the_end(world, link):
 
 @step(weight=3, number=NUMBER, removal=st.sampled_from(["object", "number", None, "number afterwards"]), heir=HEIR)
 def close_under_callbacks(world, number, removal, heir):
-    """Of a socket with a reader or a writer."""
-    link = world.links.choose(number, lambda l: l.reader or l.writer)
+    """Of a socket with a reader or a writer; one is added where there is none."""
+
+    def choose():
+        return world.links.choose(number, lambda l: l.reader or l.writer)
+
+    link = choose()
     if link is None:
-        return False
+        if add_callback(world, number, Reader, 100, 99) is False:
+            return False
+        link = choose()
     # What is forgotten here the oracle is made to remove.
     link.raced |= removal is None
     loop, sock, fd = link.loop, link.ours, link.ours.fileno()
