@@ -1178,7 +1178,8 @@ cdef class IouringProactor:
 
     def _forget(self, fd):
         """Leave nothing behind of waits on fd that are over: it is a transport's now."""
-        if 0 <= fd <= INT_MAX:
+        # (What is no number is complained of by whoever works on it.)
+        if isinstance(fd, int) and 0 <= fd <= INT_MAX:
             self._made_ring().forget(fd)
 
     def _run_when_ready(self, conn, events, handle, listening=False):
