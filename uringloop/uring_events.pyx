@@ -4,7 +4,7 @@ Read it beside the stdlib's file: `IouringProactor` is its `IocpProactor`, metho
 `IouringProactorEventLoop` its `ProactorEventLoop`.  Each start method has the stdlib's five beats:
 check the object, make an `Overlapped`, start it, name the function that turns its completion into
 a value, register.  A completion comes back through `select`, `_poll` and that function to the
-future.  The transports above are the stdlib's own.
+future.  The stdlib's own transports run on that; ours, of `stdlib_transports`, ask for readiness.
 
 What must not be in here: io_uring itself (that is `_overlapped` and cpp/), and what the stdlib's
 transports get wrong on Linux (that is `stdlib_transports`).
