@@ -60,14 +60,16 @@ class Worker:
 
     async def event(self, limit):
         """The next one; None when the process has ended without a further one. May raise TimeoutError."""
+        gone = False
         async with asyncio.timeout(limit):
             while not self._ended:
                 try:
                     async with asyncio.timeout(1):
                         line = await self._reader.readuntil(b"\n")
                 except TimeoutError:
-                    # Its own children may hold the socket's other end.
-                    self._ended = self.process.poll() is not None
+                    # Its own children may hold the socket's other end. What it has said last is read first.
+                    self._ended = gone
+                    gone = self.process.poll() is not None
                 except (asyncio.IncompleteReadError, ConnectionResetError):
                     self._ended = True
                 else:
