@@ -497,33 +497,23 @@ async def test_closed_file_that_a_child_still_has_keeps_the_loop_asleep(loop, st
 # -- processes --
 
 SERVER = """
-    import asyncio, os, signal, sys
+    import asyncio, sys
     import uringloop
 
     async def main():
         server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
         print(*server.sockets[0].getsockname(), flush=True)
-        await asyncio.sleep(0)
-        {child}
         print("up", flush=True)
         await asyncio.sleep(60)
 
     make = uringloop.new_event_loop if sys.argv[1] == "uringloop" else asyncio.SelectorEventLoop
     asyncio.run(main()) if make is asyncio.SelectorEventLoop else uringloop.run(main())
 """
-CHILD = """
-        if os.fork() == 0:
-            # As a pool's worker, which its parent's death does not end at once.
-            os.closerange(3, 3)
-            sys.stdin.read()
-            os._exit(0)
-"""
 
 
 @contextlib.contextmanager
-def server_process(loop_name, child=""):
-    program = textwrap.dedent(SERVER.format(child=child.strip("\n").replace("\n", "\n    ").strip() or "pass"))
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", program, loop_name],
+def server_process(loop_name):
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", textwrap.dedent(SERVER), loop_name],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             host, port = process.stdout.readline().split()
