@@ -41,8 +41,7 @@ def pipe(stack):
 
 def fifo(stack):
     name = f"fifo{os.getpid()}"
-    directory = stack.enter_context(contextlib.chdir(stack.directory))
-    assert directory is None
+    stack.enter_context(contextlib.chdir(stack.directory))
     os.mkfifo(name)
     reader = open(os.open(name, os.O_RDONLY | os.O_NONBLOCK), "rb", 0)
     writer = open(os.open(name, os.O_WRONLY | os.O_NONBLOCK), "wb", 0)

@@ -83,7 +83,6 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D29: A result that somebody else gives the future ends the operation, as it ends the wait on the
 #     selector loop.
 import _socket
-import errno
 import math
 import os
 import select
