@@ -29,9 +29,12 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on the loopback 
 
 
 def tcp_pair():
+    """Two connected TCP sockets that hold about 2 MB, however far the machine lets such buffers grow."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         a = socket.create_connection(listener.getsockname())
         b, _ = listener.accept()
+    for sock in (a, b):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     return a, b
 
 
