@@ -160,13 +160,18 @@ class BuildExt(build_ext):
             self.extensions,
             build_dir=str(self.work / "cython"),
             compiler_directives=DIRECTIVES,
-            force=bool(self.force),
+            force=bool(self.force) or self.declarations_are_newer(),
             quiet=not self.verbose,
         )
         # cythonize returns copies, which lack what setuptools put on the originals.
         for original, made in zip(sorted(self.extensions, key=lambda e: e.name), sorted(modules, key=lambda e: e.name)):
             original.sources = made.sources
             original.depends = sorted({*original.depends, *made.depends})
+
+    def declarations_are_newer(self):
+        """Whether a .pxd has changed since anything was generated: cythonize follows no relative cimport."""
+        generated = [path.stat().st_mtime for path in (self.work / "cython").glob("uringloop/*.cpp")]
+        return any(path.stat().st_mtime > min(generated, default=0) for path in Path("uringloop").glob("*.pxd"))
 
     def is_noted(self, note):
         return note.exists() and note.read_text() == self.flags

@@ -5,10 +5,11 @@ under way, `cancel` asks it to end, and `getresult` is the one place where a com
 Python value or a Python error.  `Ring` stands for the completion port.  This is the only module
 that touches cpp/, and it holds what C++ must not: Python objects.
 
-Ownership.  While an operation is in the C++ table its `Overlapped` stands in the ring's list of
-slots, where the garbage collector sees it, and holds the buffer that the kernel reads.  It enters
-the list in `_enter` and leaves it in `_leave`, and nowhere else; `_leave` is called only after the
-operation's final completion.
+Ownership.  While an operation is in the C++ table its `Owner` stands in the ring's list of slots,
+where the garbage collector sees it, and holds the buffer that the kernel reads.  It enters the list
+in `Ring.enlist` and leaves it in `Ring.dismiss`, and nowhere else; `dismiss` is called only after the
+operation's final completion.  An `Overlapped` is one kind of owner, a native transport another;
+neither knows the other.
 
 Three facts shape this file:
  - a receive waits for readiness (POLL_ADD) and calls recv(2) in `getresult`: until somebody takes
@@ -276,8 +277,8 @@ cdef class Ring:
         return self._proactor.operations()
 
     def overlapped(self):
-        """Return the operations in the table, in order of their slots."""
-        return [ov for ov in self._slots if ov is not None]
+        """Return the operations in the table that are nobody else's, in order of their slots."""
+        return [ov for ov in self._slots if isinstance(ov, Overlapped)]
 
     cdef int _check(self) except -1:
         if self._proactor.is_open() and self._proactor.forked():
@@ -400,28 +401,29 @@ cdef class Ring:
         cdef uint32_t slot = self._proactor.first_queued()
         cdef const Operation* operation
         cdef uint64_t key
-        cdef Overlapped ov
+        cdef Owner owner
         cdef list asked = None
         while slot != kNoSlot:
             operation = self._proactor.peek(slot)
             key = operation.key()
             slot = operation.next
             if operation.flags & kWatched or owns_buffer(operation.kind):
-                ov = self._slots[<uint32_t> key]
-                if ov is None:
+                owner = self._slots[<uint32_t> key]
+                if owner is None:
                     continue
-                if ov._plain:
-                    if ov._lost():
+                if owner._plain:
+                    if owner._lost():
                         self._proactor.cancel(key, -EBADF)
                 elif asked is None:
-                    asked = [ov]
+                    asked = [(owner, key)]
                 else:
-                    asked.append(ov)
+                    asked.append((owner, key))
         if asked is not None:
             # Their fileno() may do anything, to the queue as well.
-            for ov in asked:
-                if ov._lost() and ov._key:
-                    self._proactor.cancel(ov._key, -EBADF)
+            for owner, key in asked:
+                if owner._lost():
+                    # (Of an operation that is gone the key is stale.)
+                    self._proactor.cancel(key, -EBADF)
             self._check()
         return 0
 
@@ -448,15 +450,20 @@ cdef class Ring:
 
     cdef int _look_at(self, unsigned count):
         cdef uint32_t slot
-        cdef Overlapped ov
+        cdef uint64_t key
+        cdef Owner owner
         while count:
             count -= 1
             slot = self._proactor.look_at_next()
             if slot == kNoSlot:
                 break
-            ov = self._slots[slot]
-            if ov is not None and ov._lost():
-                self._proactor.cancel(ov._key, -EBADF)
+            owner = self._slots[slot]
+            if owner is None:
+                continue
+            # Asking may run Python code, after which the slot may be another operation's.
+            key = self._proactor.peek(slot).key()
+            if owner._lost():
+                self._proactor.cancel(key, -EBADF)
         return 0
 
     cdef object try_receive(self, int fd, Py_ssize_t size):
@@ -474,20 +481,35 @@ cdef class Ring:
 
     cdef Overlapped _next(self):
         cdef Completion completion
-        cdef Overlapped ov
+        cdef Owner owner
         while self._proactor.next(&completion):
-            ov = self._slots[<uint32_t> completion.key]
-            if ov is None or ov._key != completion.key:
+            owner = self._slots[<uint32_t> completion.key]
+            if owner is None:
                 self._proactor.release(completion.key)
-                continue
-            # What was taken back has not failed.
-            if ov.pending:
-                ov.error = -completion.error
-            ov.pending = False
-            ov._result = completion.result
-            ov._abandoned = completion.abandoned
-            return ov
+            elif owner.complete(&completion):
+                return owner
         return None
+
+    cdef int enlist(self, Owner owner, int64_t key) except -1:
+        """Have the owner told of the operation's completions; for the errno of a failed start, OSError."""
+        cdef uint32_t slot
+        cdef list slots = self._slots
+        if key < 0:
+            raise _os_error(key)
+        slot = <uint32_t> key
+        while <uint32_t> len(slots) <= slot:
+            slots.append(None)
+        slots[slot] = owner
+        if self._asleep:
+            # Another thread writes to a transport, or resumes it: only the one that sleeps can begin with it.
+            self._proactor.wake()
+        return 0
+
+    cdef int dismiss(self, uint64_t key) except -1:
+        """The operation has completed, and its owner wants nothing more of it."""
+        self._slots[<uint32_t> key] = None
+        self._proactor.release(key)
+        return 0
 
     cdef bint is_elsewhere(self) noexcept:
         """True in another thread than the one that takes the turns."""
@@ -581,8 +603,17 @@ cdef class Ring:
         return 0
 
 
+cdef class Owner:
+
+    cdef bint complete(self, const Completion* completion) except -1:
+        raise NotImplementedError
+
+    cdef bint _lost(self):
+        return False
+
+
 @cython.freelist(256)
-cdef class Overlapped:
+cdef class Overlapped(Owner):
     """One operation.
 
     Source: io_uring_prep_poll_add(3), io_uring_prep_send(3), io_uring_prep_sendmsg(3),
@@ -628,26 +659,27 @@ cdef class Overlapped:
     # -- ownership --
 
     cdef int _enter(self, int64_t key) except -1:
-        cdef uint32_t slot
-        cdef list slots = self.ring._slots
-        if key < 0:
-            raise _os_error(key)
-        slot = <uint32_t> key
-        while <uint32_t> len(slots) <= slot:
-            slots.append(None)
-        slots[slot] = self
+        self.ring.enlist(self, key)
         self._key = <uint64_t> key
         self.pending = True
-        if self.ring._asleep:
-            # Another thread writes to a transport, or resumes it: only the one that sleeps can begin with it.
-            self.ring._proactor.wake()
         return 0
+
+    cdef bint complete(self, const Completion* completion) except -1:
+        if self._key != completion.key:
+            self.ring._proactor.release(completion.key)
+            return False
+        # What was taken back has not failed.
+        if self.pending:
+            self.error = -completion.error
+        self.pending = False
+        self._result = completion.result
+        self._abandoned = completion.abandoned
+        return True
 
     cdef int _leave(self) except -1:
         if not self._key:
             return 0
-        self.ring._slots[<uint32_t> self._key] = None
-        self.ring._proactor.release(self._key)
+        self.ring.dismiss(self._key)
         self._key = 0
         self.pending = False
         if self._abandoned:
