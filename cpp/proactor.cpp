@@ -421,6 +421,15 @@ std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length
   return result == -EAGAIN || result == -EINTR ? 0 : result;
 }
 
+std::int64_t Proactor::send(int fd, const void* buffer, std::uint64_t length) noexcept {
+  std::int64_t result;
+  do {
+    result = kernel_.send(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,
+                          MSG_NOSIGNAL | MSG_DONTWAIT);
+  } while (result == -EINTR);
+  return result;
+}
+
 // -- the work of a ready operation --
 
 std::int64_t Proactor::receive(int fd, void* buffer, std::uint64_t size,

@@ -121,6 +121,9 @@ class Proactor {
   std::int64_t send_now(int fd, const void* buffer, std::uint64_t length,
                         std::uint32_t message_flags) noexcept;
 
+  // send(2), without a wait, and whatever is in flight on the descriptor; -errno.
+  std::int64_t send(int fd, const void* buffer, std::uint64_t length) noexcept;
+
   // -- The work of an operation that is ready.  -EAGAIN: somebody else took it; see again(). --
   std::int64_t receive(int fd, void* buffer, std::uint64_t size, int message_flags) noexcept;
   std::int64_t receive_from(int fd, void* buffer, std::uint64_t size, int message_flags,

@@ -45,6 +45,7 @@ cdef extern from "operation.hpp" namespace "uring" nogil:
         uint32_t next
         int fd
         int64_t started_ns
+        uint64_t length
         uint64_t done
         Kind kind
         State state
@@ -83,6 +84,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags,
                            uint64_t done)
         int64_t send_now(int fd, const void* buffer, uint64_t length, uint32_t flags)
+        int64_t send(int fd, const void* buffer, uint64_t length)
         int64_t start_sendto(int fd, const void* buffer, uint64_t length, uint32_t flags,
                              const void* address, unsigned address_length)
         int64_t start_write(int fd, const void* buffer, uint64_t length)
@@ -141,6 +143,9 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
 cdef Py_ssize_t SCRATCH_SIZE
 
 cdef int fileno(object obj) except -1
+# Whether a socket's number can be read without calling Python, and that number.
+cdef bint is_readable(object obj) noexcept
+cdef int number_of(object sock) noexcept
 cdef bint is_socket(object obj, int fd) except -1
 
 
@@ -157,6 +162,17 @@ cdef class Ring:
     # What an owner starts, keeps going and ends.
     cdef int enlist(self, Owner owner, int64_t key) except -1
     cdef int dismiss(self, uint64_t key) except -1
+    cdef uint64_t start_poll(self, Owner owner, int fd) except 0
+    cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0
+    cdef bint again(self, uint64_t key) noexcept
+    cdef int cancel(self, uint64_t key) noexcept
+    cdef bint is_sent(self, uint64_t key) noexcept
+    cdef int extend_send(self, uint64_t key, const void* data, Py_ssize_t size) noexcept
+    cdef int64_t take_back(self, uint64_t key) noexcept
+    cdef Py_ssize_t unsent(self, uint64_t key) noexcept
+    cdef int keep(self, object data) except -1
+    cdef int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept
+    cdef int64_t send(self, int fd, const void* data, Py_ssize_t size) noexcept
 
     cdef bint _is_forked(self) noexcept
     cdef int _check(self) except -1

@@ -110,6 +110,14 @@ cdef inline int _read_number(object sock) noexcept:
     return (<SocketHead*> <PyObject*> sock).fd
 
 
+cdef bint is_readable(object obj) noexcept:
+    return _readable_class is not None and (type(obj) is _readable_class or isinstance(obj, _readable_class))
+
+
+cdef int number_of(object sock) noexcept:
+    return _read_number(sock)
+
+
 cdef object _find_readable_class():
     """Return socket.socket, if CPython keeps the number where it is read here; else None."""
     cdef list numbers = []
@@ -511,6 +519,75 @@ cdef class Ring:
         self._proactor.release(key)
         return 0
 
+    cdef uint64_t start_poll(self, Owner owner, int fd) except 0:
+        """Have the owner told when fd is readable; a key."""
+        cdef int64_t key
+        self._check()
+        key = self._proactor.start_poll(Kind.kPoll, fd, POLLIN)
+        self.enlist(owner, key)
+        if owner._plain:
+            self._proactor.watch(key)
+        return key
+
+    cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0:
+        """Send all of data with the tick; the owner is told of the end, and keeps the data until then."""
+        cdef int64_t key
+        self._check()
+        key = self._proactor.start_send(fd, data, size, 0, 0)
+        self.enlist(owner, key)
+        return key
+
+    cdef bint again(self, uint64_t key) noexcept:
+        """Wait once more, out of the owner's complete(); false if it has been cancelled."""
+        return self._proactor.again(key) == 0
+
+    cdef int cancel(self, uint64_t key) noexcept:
+        """Ask an operation to end; its owner is told of the end."""
+        if not self._proactor.forked():
+            self._proactor.cancel(key, -ECANCELED)
+        return 0
+
+    cdef bint is_sent(self, uint64_t key) noexcept:
+        """False while the kernel has nothing of a send."""
+        return self._proactor.peek(<uint32_t> key).state != State.kQueued
+
+    cdef int extend_send(self, uint64_t key, const void* data, Py_ssize_t size) noexcept:
+        """Send more, if the kernel has nothing of it yet: data begins with what it was before."""
+        self._proactor.extend(key, data, size)
+        return 0
+
+    cdef int64_t take_back(self, uint64_t key) noexcept:
+        """Give up a send that the kernel has not got: how many bytes of it are out; -1 if it may have it."""
+        cdef const Operation* operation = self._proactor.peek(<uint32_t> key)
+        cdef int64_t done = operation.done
+        if operation.state != State.kQueued or self._proactor.forked():
+            return -1
+        self._proactor.cancel(key, -ECANCELED)
+        return done
+
+    cdef Py_ssize_t unsent(self, uint64_t key) noexcept:
+        """How many bytes of a send are not yet out."""
+        cdef const Operation* operation
+        # Out it may be, and a turn that reads so many of them has not come to it.
+        self._proactor.read_posted()
+        operation = self._proactor.peek(<uint32_t> key)
+        if operation.state == State.kCompleted or operation.state == State.kTaken:
+            return 0
+        return operation.length - operation.done
+
+    cdef int keep(self, object data) except -1:
+        """The kernel may read data as long as it likes: its ring has closed."""
+        _kept.append(data)
+        return 0
+
+    cdef int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept:
+        """recv(2): the number of bytes or -errno."""
+        return self._proactor.receive(fd, into, size, 0)
+
+    cdef int64_t send(self, int fd, const void* data, Py_ssize_t size) noexcept:
+        """send(2), as much as there is room for: the number of bytes or -errno."""
+        return self._proactor.send(fd, data, size)
+
     cdef bint is_elsewhere(self) noexcept:
         """True in another thread than the one that takes the turns."""
         return PyThread_get_thread_ident() != self._thread
@@ -560,6 +637,11 @@ cdef class Ring:
         """End all polls in flight here, and leave it to the ring's close to end them in the kernel."""
         if not self._proactor.forked():
             self._proactor.leave_polls()
+
+    def cancel_all(self):
+        """Ask all operations to end."""
+        if not self._proactor.forked():
+            self._proactor.cancel_all()
 
     def forget(self, int fd):
         """Leave nothing behind of waits on fd that are over."""

@@ -76,12 +76,12 @@ from asyncio import (
 from asyncio.log import logger
 
 # Server._detach() takes the transport from Python 3.13 on.
-_DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._detach).parameters
+DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._detach).parameters
 
 # Up to this size a write waits for the end of the tick, and with others up to the second. Larger
 # ones gain nothing by it.
-_GATHER_ONE = 16383
-_GATHER_ALL = 65536
+GATHER_ONE = 16383
+GATHER_ALL = 65536
 
 
 # ours: what each queued datagram counts besides its length, which depends on the Python
@@ -98,7 +98,7 @@ _HEADER_SIZE = _find_header_size()
 _MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
 
 # How many buffers one sendmsg(2) takes.
-_IOV_MAX = os.sysconf('SC_IOV_MAX')
+IOV_MAX = os.sysconf('SC_IOV_MAX')
 
 # accept(2): errors of one connection, or of the network below it; the next may be well.
 _ACCEPT_GOES_ON = frozenset((
@@ -152,7 +152,7 @@ class _ClosingMixin:
         if self._sock is not None:
             super().__del__(_warn)
             # differs[T17]
-            if _DETACH_TAKES_TRANSPORT and self._server is not None:
+            if DETACH_TAKES_TRANSPORT and self._server is not None:
                 self._server._detach(self)
 
     # stdlib: _ProactorBasePipeTransport._force_close
@@ -196,7 +196,7 @@ class _ClosingMixin:
             self._loop = None
             server = self._server
             if server is not None:
-                if _DETACH_TAKES_TRANSPORT:
+                if DETACH_TAKES_TRANSPORT:
                     server._detach(self)
                 else:
                     server._detach()
@@ -398,7 +398,7 @@ class _WritingMixin(_ClosingMixin):
                     data = bytes(data)
                 limit = self._high_water
                 if loop._proactor._extend_send(
-                        gathered, data, limit if limit < _GATHER_ALL else _GATHER_ALL):
+                        gathered, data, limit if limit < GATHER_ALL else GATHER_ALL):
                     return
                 if not self._flush():
                     if not self._conn_lost:
@@ -409,7 +409,7 @@ class _WritingMixin(_ClosingMixin):
                 self._gathering_failed()
                 return
         size = data.nbytes if type(data) is memoryview else len(data)
-        if size <= _GATHER_ONE and size <= self._high_water and (
+        if size <= GATHER_ONE and size <= self._high_water and (
                 loop._gathers_writes and not self._closing):
             if type(data) is not bytes:
                 data = bytes(data)
@@ -522,7 +522,7 @@ class _WritingMixin(_ClosingMixin):
         """Send of the buffer what there is room for."""
         buffer = self._buffer
         try:
-            sent = self._sock.sendmsg(itertools.islice(buffer, _IOV_MAX))
+            sent = self._sock.sendmsg(itertools.islice(buffer, IOV_MAX))
         except (BlockingIOError, InterruptedError):
             return
         except (SystemExit, KeyboardInterrupt):
@@ -900,7 +900,6 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
     # differs[T16]: true in a run, at whose end nothing is left. Another driver of the loop has no such end.
     _gathers_writes = False
-
     # stdlib: BaseProactorEventLoop.__init__
     def __init__(self, proactor):
         # differs[T12]
@@ -1107,7 +1106,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         # The classes' __slots__ keep the instance's values out of line, in a dict that shares its
         # keys: of all kinds the one whose lookups CPython 3.13 does not specialize. In a dict of
         # its own they are, some thirty a message.
-        transport.__dict__ = {**transport.__dict__}
+        if hasattr(transport, '__dict__'):
+            transport.__dict__ = {**transport.__dict__}
         # A reader that was forgotten would take the transport's bytes.
         if sock.fileno() in self._keys:
             self._remove_reader(sock.fileno())

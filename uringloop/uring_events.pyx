@@ -691,7 +691,7 @@ cdef class IouringProactor:
     cdef object _loop
     cdef dict _future_kwargs    # for the futures of operations
     cdef readonly list _results
-    cdef Ring _ring
+    cdef readonly Ring _ring
     cdef readonly object _stopped_serving
     cdef bint _any_stopped      # the set is not empty; asking it at every completion costs more
     cdef int64_t _timer_due     # when the next sleep may end by a timer
@@ -1120,6 +1120,9 @@ cdef class IouringProactor:
                         if fut._source_traceback:
                             context['source_traceback'] = fut._source_traceback
                         self._loop.call_exception_handler(context)
+
+        # What native transports have in flight has no future.
+        self._ring.cancel_all()
 
         # Wait until the kernel has let go of every buffer. A child after a fork has nothing in the
         # kernel, and a thread that may not enter the ring gets nothing from it.

@@ -1,0 +1,71 @@
+# The layout of native transports.
+from libc.stdint cimport int64_t, uint64_t
+
+from ._overlapped cimport Completion
+from .base_events cimport ReadyOwner
+
+
+cdef class _ProactorBasePipeTransport(ReadyOwner):
+    cdef readonly object _loop
+    cdef public object _sock
+    cdef object __weakref__
+    cdef object _protocol
+    cdef object _extra_given     # what the constructor got; None once the dict is made
+    cdef object _extra_dict
+    cdef bytes _peer             # the peer's raw address, of a socket whose names nobody has asked for
+    cdef bytes _own              # the same of its own, once it is closed
+    cdef readonly object _server
+    cdef object _context         # of the connection, where asyncio hands it one
+    cdef object _high_water
+    cdef object _low_water
+    cdef object _buffer          # a deque of what has found no room, or None
+    cdef readonly object _empty_waiter
+    cdef object _write_handle    # the Handle that is run when there is room, and its operation
+    cdef object _write_wait
+    cdef object _read_context    # what the protocol is called in
+    cdef object _read_handle     # in debug mode, what is run in this transport's place
+    cdef uint64_t _read_key      # of the poll; 0: not reading
+    cdef readonly Py_ssize_t _conn_lost
+    cdef int _fd
+    cdef readonly bint _closing
+    cdef readonly bint _called_connection_lost
+    cdef readonly bint _protocol_paused
+    cdef readonly bint _paused
+    cdef bint _due               # it stands in the loop's _ready, and has something to read
+
+    cdef int _start_reading(self) except -1
+    cdef int _stop_reading(self) except -1
+    cdef int _start_writing(self) except -1
+    cdef int _stop_writing(self) except -1
+    cdef int _read(self) except -1
+    cdef bint _flush(self) except -1
+    cdef int _drop_unsent(self) except -1
+    cdef object _count_unsent(self)
+    cdef int _pause_if_full(self) except -1
+    cdef int _resume_if_drained(self) except -1
+    cdef dict _make_extra(self)
+    cdef int _keep_names(self) except -1
+    cdef int _lose_connection(self, exc) except -1
+
+
+cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
+    cdef bint _buffered          # the protocol is a BufferedProtocol
+
+    cdef int _read_into_protocol(self) except -1
+
+
+cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
+    cdef object _gathered        # bytes, or a bytearray of several writes, that leave with the tick
+    cdef uint64_t _send_key      # of their send; 0: none is under way
+    cdef int _send_error         # errno of one that failed, until that is told
+    cdef readonly bint _eof_written
+    cdef Py_ssize_t _gather_limit
+
+    cdef bint _gather(self, data, Py_ssize_t size) except -1
+    cdef Py_ssize_t _count_gathered(self) noexcept
+    cdef int _send(self, data, Py_ssize_t size) except -1
+    cdef int _send_buffer(self) except -1
+
+
+cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
+    pass

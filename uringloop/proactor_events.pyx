@@ -1,0 +1,977 @@
+"""Native transports; mirrors asyncio/proactor_events.py.
+
+The fast tier.  A transport is the owner of its operations: when a completion says that there is
+something to read it stands in the loop's `_ready`, as a Handle of the selector loop does, and is run
+there in its place.  It reads with recv(2) and calls its protocol, without a future, a Handle or a
+callback in between.  What it does, and when, is what the transports of `stdlib_transports` do, which
+are the reference: the differences from the stdlib that are numbered there (T) hold here as well.
+
+Must not be in here: io_uring itself.  All these classes know is the ring's methods.
+
+Differences from the stdlib beyond those, numbered; a line `# differs[Nn]` stands where each applies.
+"""
+# N1: The stdlib's class for sockets has two bases, one that reads and one that writes. A class of C has one
+#     base only, so here the one that writes stands on the one that reads.
+# N2: asyncio.Transport has a slot, which no class of C can inherit. isinstance() is true by __class__.
+# N3: The names of a socket, and the object that get_extra_info('socket') gives, are made when somebody
+#     asks for them. They are those that it had when the transport was made.
+# N4: An attribute that nobody has declared can't be set.
+import collections
+import itertools
+import os
+import select
+import socket
+import warnings
+from asyncio import base_events, constants, events, futures, proactor_events, protocols, transports, trsock
+from asyncio.log import logger
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+
+from ._overlapped cimport SCRATCH_SIZE, Completion, Ring, fileno, is_readable, number_of
+from ._sockaddr cimport format_address, sockaddr_storage
+from . import stdlib_transports
+from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, IOV_MAX
+
+cdef extern from "<errno.h>":
+    int EAGAIN, EBADF, ECANCELED
+
+cdef extern from "<poll.h>":
+    enum: POLLIN
+    enum: POLLOUT
+
+cdef extern from "<sys/socket.h>" nogil:
+    cdef struct sockaddr:
+        pass
+    int getsockname(int fd, sockaddr* address, unsigned* length)
+    int getpeername(int fd, sockaddr* address, unsigned* length)
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
+cdef object _BufferedProtocol = protocols.BufferedProtocol
+cdef object _detach_takes_transport = DETACH_TAKES_TRANSPORT
+cdef object _iov_max = IOV_MAX
+cdef Py_ssize_t _gather_one = GATHER_ONE
+cdef Py_ssize_t _gather_all = GATHER_ALL
+cdef object _HIGH_WATER = 64 * 1024
+cdef object _LOW_WATER = 16 * 1024
+cdef object _LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+
+
+cdef object _os_error(int error):
+    return OSError(error, os.strerror(error))
+
+
+# ours: what isinstance() finds; differs[N2]
+class _Transport(transports._FlowControlMixin, transports.Transport):
+    """What a native transport is to isinstance()."""
+
+
+# ours: getsockname(2) or getpeername(2), to be put into words later
+cdef bytes _name_of(int fd, bint peer):
+    cdef sockaddr_storage address
+    cdef unsigned length = sizeof(address)
+    cdef int result
+    if peer:
+        result = getpeername(fd, <sockaddr*> &address, &length)
+    else:
+        result = getsockname(fd, <sockaddr*> &address, &length)
+    if result < 0:
+        return None
+    return PyBytes_FromStringAndSize(<char*> &address, min(length, <unsigned> sizeof(address)))
+
+
+cdef object _in_words(bytes name):
+    cdef sockaddr_storage* address
+    if name is None:
+        return None
+    address = <sockaddr_storage*> PyBytes_AS_STRING(name)
+    if PyBytes_GET_SIZE(name) == sizeof(address.ss_family):
+        # Of a Unix socket without a name.
+        return ''
+    return format_address(address, <unsigned> PyBytes_GET_SIZE(name))
+
+
+# stdlib: _set_socket_extra
+cdef object _set_socket_extra(dict extra, sock):
+    """As the stdlib's, of a socket that has to be asked itself."""
+    extra['socket'] = trsock.TransportSocket(sock)
+    try:
+        extra['sockname'] = sock.getsockname()
+    except OSError:
+        extra['sockname'] = None
+    if 'peername' not in extra:
+        try:
+            extra['peername'] = sock.getpeername()
+        except OSError:
+            extra['peername'] = None
+
+
+# stdlib: _ProactorBasePipeTransport
+cdef class _ProactorBasePipeTransport:
+    """Base class of native transports."""
+
+    # stdlib: _ProactorBasePipeTransport.__init__
+    def __init__(self, loop, sock, protocol, waiter=None,
+                 extra=None, server=None, context=None):
+        self.ring = loop._proactor._ring
+        self._loop = loop
+        self._sock = sock
+        self._fd = fileno(sock)
+        self._plain = is_readable(sock) and number_of(sock) == self._fd
+        self._context = context
+        self._high_water = _HIGH_WATER
+        self._low_water = _LOW_WATER
+        self._extra_given = extra
+        # differs[N3]
+        if not self._plain:
+            self._make_extra()
+        elif extra is None or 'peername' not in extra:
+            self._peer = _name_of(self._fd, True)
+        self.set_protocol(protocol)
+        self._server = server
+        if server is not None:
+            if _detach_takes_transport:
+                server._attach(self)
+            else:
+                server._attach()
+        loop.call_soon(protocol.connection_made, self, context=context)
+        loop.call_soon(self._loop_reading, context=context)
+        if waiter is not None:
+            # Once connection_made() has been called, and reading has begun.
+            loop.call_soon(futures._set_result_unless_cancelled, waiter, None, context=context)
+
+    # stdlib: _ProactorBasePipeTransport.__repr__
+    def __repr__(self):
+        info = [type(self).__name__]
+        if self._sock is None:
+            info.append('closed')
+        else:
+            if self._closing:
+                info.append('closing')
+            info.append(f'fd={self._sock.fileno()}')
+            info.append('read=polling' if self._read_key else 'read=idle')
+            state = 'idle' if self._write_handle is None else 'polling'
+            info.append(f'write=<{state}, bufsize={self._count_unsent()}>')
+        return '<{}>'.format(' '.join(info))
+
+    # absent: _ProactorBasePipeTransport._set_extra: differs[N3]
+
+    # stdlib: _ProactorBasePipeTransport.set_protocol
+    def set_protocol(self, protocol):
+        self._protocol = protocol
+
+    # stdlib: _ProactorBasePipeTransport.get_protocol
+    def get_protocol(self):
+        return self._protocol
+
+    # stdlib: _ProactorBasePipeTransport.is_closing
+    def is_closing(self):
+        return self._closing
+
+    # stdlib: _ProactorBasePipeTransport.close
+    def close(self):
+        if self._closing:
+            return
+        # A closed loop refuses what follows; a second close() is nothing then.
+        self._closing = self._loop.is_closed()
+        # differs[T11]
+        if self._flush() and not self._conn_lost:
+            # Scheduled first: a second close(), behind one that was interrupted, does no harm.
+            self._loop.call_soon(self._call_connection_lost, None, context=self._context)
+            self._conn_lost += 1
+        self._closing = True
+        self._stop_reading()
+
+    # stdlib: _ProactorBasePipeTransport.__del__
+    def __del__(self):
+        if self._sock is not None:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._sock.close()
+            # differs[T17]
+            if _detach_takes_transport and self._server is not None:
+                self._server._detach(self)
+
+    # stdlib: _ProactorBasePipeTransport._fatal_error
+    def _fatal_error(self, exc, message='Fatal error on pipe transport'):
+        try:
+            if isinstance(exc, OSError):
+                if self._loop.get_debug():
+                    logger.debug("%r: %s", self, message, exc_info=True)
+            else:
+                self._loop.call_exception_handler({
+                    'message': message,
+                    'exception': exc,
+                    'transport': self,
+                    'protocol': self._protocol,
+                })
+        finally:
+            self._force_close(exc)
+
+    # stdlib: _ProactorBasePipeTransport._force_close
+    def _force_close(self, exc):
+        if self._conn_lost:
+            return
+        # differs[T16]
+        self._flush()
+        if self._conn_lost:
+            return
+        self._stop_writing()
+        self._drop_unsent()
+        # differs[T19]
+        waiter = self._empty_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
+        self._conn_lost += self._loop.is_closed()
+        self._loop.call_soon(self._call_connection_lost, exc, context=self._context)
+        self._conn_lost += 1
+        self._closing = True
+        self._stop_reading()
+
+    # stdlib: _ProactorBasePipeTransport._call_connection_lost
+    def _call_connection_lost(self, exc):
+        self._lose_connection(exc)
+
+    cdef int _lose_connection(self, exc) except -1:
+        if self._called_connection_lost:
+            return 0
+        try:
+            self._protocol.connection_lost(exc)
+        finally:
+            # A close() that was interrupted has not come to it, and may be called again.
+            self._called_connection_lost = self._closing = True
+            self._conn_lost += 1
+            # differs[N3]
+            self._keep_names()
+            # differs[T4]
+            if self._sock.fileno() >= 0:
+                self.ring._settle(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+            # differs[T3]
+            self._protocol = None
+            self._loop = None
+            server = self._server
+            if server is not None:
+                if _detach_takes_transport:
+                    server._detach(self)
+                else:
+                    server._detach()
+                self._server = None
+            self._stop_writing()
+            self._drop_unsent()
+        return 0
+
+    # stdlib: _ProactorBasePipeTransport.get_write_buffer_size
+    def get_write_buffer_size(self):
+        return self._count_unsent()
+
+    # -- what the stdlib's classes have from transports.py --
+
+    # stdlib: _FlowControlMixin._maybe_pause_protocol
+    def _maybe_pause_protocol(self):
+        self._pause_if_full()
+
+    cdef int _pause_if_full(self) except -1:
+        # (Who asks for the size has sent what was gathered.)
+        if self._protocol_paused or self.get_write_buffer_size() <= self._high_water:
+            return 0
+        self._protocol_paused = True
+        try:
+            self._protocol.pause_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._loop.call_exception_handler({
+                'message': 'protocol.pause_writing() failed',
+                'exception': exc,
+                'transport': self,
+                'protocol': self._protocol,
+            })
+        return 0
+
+    # stdlib: _FlowControlMixin._maybe_resume_protocol
+    def _maybe_resume_protocol(self):
+        self._resume_if_drained()
+
+    cdef int _resume_if_drained(self) except -1:
+        if not self._protocol_paused or self.get_write_buffer_size() > self._low_water:
+            return 0
+        self._protocol_paused = False
+        try:
+            self._protocol.resume_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._loop.call_exception_handler({
+                'message': 'protocol.resume_writing() failed',
+                'exception': exc,
+                'transport': self,
+                'protocol': self._protocol,
+            })
+        return 0
+
+    # stdlib: _FlowControlMixin.get_write_buffer_limits
+    def get_write_buffer_limits(self):
+        return (self._low_water, self._high_water)
+
+    # stdlib: _FlowControlMixin._set_write_buffer_limits
+    def _set_write_buffer_limits(self, high=None, low=None):
+        if high is None:
+            high = 4 * low if low is not None else _HIGH_WATER
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f'high ({high!r}) must be >= low ({low!r}) must be >= 0')
+        self._high_water = high
+        self._low_water = low
+
+    # stdlib: _FlowControlMixin.set_write_buffer_limits
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Set the numbers of bytes at which the protocol is told to pause writing, and to resume.
+
+        Raises ValueError unless high >= low >= 0.  Source: asyncio.WriteTransport.
+        """
+        self._set_write_buffer_limits(high=high, low=low)
+        self._pause_if_full()
+
+    # stdlib: BaseTransport.get_extra_info
+    def get_extra_info(self, name, default=None):
+        """Return what is known of the connection by this name.  Source: asyncio.BaseTransport."""
+        return self._make_extra().get(name, default)
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    @property
+    def __class__(self):
+        # differs[N2]
+        return _Transport
+
+    @property
+    def _extra(self):
+        return self._make_extra()
+
+    cdef dict _make_extra(self):
+        # differs[N3]
+        cdef dict extra
+        if self._extra_dict is not None:
+            return self._extra_dict
+        extra = {} if self._extra_given is None else self._extra_given
+        self._extra_given = None
+        self._extra_dict = extra
+        if not self._plain:
+            _set_socket_extra(extra, self._sock)
+            return extra
+        if self._sock is not None:
+            extra['socket'] = trsock.TransportSocket(self._sock)
+            own = _name_of(self._fd, False)
+        else:
+            own = self._own
+        name = _in_words(own)
+        extra['sockname'] = self._sock.getsockname() if name is NotImplemented and self._sock is not None else name
+        if 'peername' not in extra:
+            name = _in_words(self._peer)
+            extra['peername'] = self._sock.getpeername() if name is NotImplemented and self._sock is not None else name
+        return extra
+
+    cdef int _keep_names(self) except -1:
+        if self._extra_dict is not None:
+            return 0
+        if self._lost():
+            self._make_extra()
+        else:
+            self._own = _name_of(self._fd, False)
+        return 0
+
+    cdef bint _lost(self):
+        """True when the user has closed the socket: whoever has its number now is a stranger."""
+        if self._plain:
+            return self._sock is None or number_of(self._sock) != self._fd
+        try:
+            return self._sock.fileno() != self._fd
+        except Exception:
+            return True
+
+    # Reading is level-triggered, as on the selector loop: one poll is queued again before anybody is told.
+    # (The ring has held the file open, so what has to be asked in Python is asked when it is read.)
+    cdef bint complete(self, const Completion* completion) except -1:
+        if completion.key != self._read_key:
+            self.ring.dismiss(completion.key)
+        elif completion.error or (self._plain and self._lost()) or not self.ring.again(completion.key):
+            # A file that is closed is never ready again.
+            self._read_key = 0
+            self.ring.dismiss(completion.key)
+        elif self._read_handle is not None:
+            self._loop._ready.append(self._read_handle)
+        else:
+            # Whatever became of the last time: an interrupt may have come before it was run.
+            self._due = True
+            self._loop._ready.append(self)
+        return False
+
+    cdef int run(self) except -1:
+        if not self._due:
+            return 0
+        self._due = False
+        try:
+            PyContext_Enter(self._read_context)
+        except RuntimeError as exc:
+            # The program drives the loop out of a callback of this very transport.
+            self._loop.call_exception_handler({
+                'message': f'Exception in callback {self._read_ready!r}', 'exception': exc, 'handle': self})
+            return 0
+        try:
+            self._read()
+        finally:
+            PyContext_Exit(self._read_context)
+        return 0
+
+    @property
+    def _callback(self):
+        return self._read_ready
+
+    @property
+    def _args(self):
+        return ()
+
+    def _read_ready(self):
+        self._read()
+
+    cdef int _read(self) except -1:
+        raise NotImplementedError
+
+    cdef int _start_reading(self) except -1:
+        # differs[T18]
+        self._loop._check_closed()
+        # differs[T2]
+        self._stop_reading()
+        # As a Handle takes it.
+        self._read_context = PyContext_CopyCurrent() if self._context is None else self._context
+        if self._loop.get_debug():
+            # So that it is told when it is slow.
+            self._read_handle = events.Handle(self._read_ready, (), self._loop, self._read_context)
+        if self._lost():
+            raise _os_error(EBADF)
+        self._read_key = self.ring.start_poll(self, self._fd)
+        return 0
+
+    cdef int _stop_reading(self) except -1:
+        cdef uint64_t key = self._read_key
+        self._due = False
+        if self._read_handle is not None:
+            self._read_handle.cancel()
+            self._read_handle = None
+        if key:
+            self._read_key = 0
+            self.ring.cancel(key)
+        return 0
+
+    cdef int _start_writing(self) except -1:
+        if self._write_handle is None:
+            # differs[T18]
+            self._loop._check_closed()
+            handle = events.Handle(self._write_ready, (), self._loop, self._context)
+            self._write_wait = self._loop._proactor._run_when_ready(self._sock, POLLOUT, handle)
+            self._write_handle = handle
+        return 0
+
+    cdef int _stop_writing(self) except -1:
+        if self._write_handle is not None:
+            self._write_handle.cancel()
+            self._write_wait.cancel()
+            self._write_handle = self._write_wait = None
+        return 0
+
+    def _write_ready(self):
+        raise NotImplementedError
+
+    cdef bint _flush(self) except -1:
+        """Send what was gathered now; true if nothing is left to send."""
+        return True
+
+    cdef int _drop_unsent(self) except -1:
+        return 0
+
+    cdef object _count_unsent(self):
+        return 0
+
+
+# stdlib: _ProactorReadPipeTransport
+cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
+    """Reading from a stream, as the selector loop's transport does it.  differs[T15] throughout."""
+
+    # The most that one data_received() is given: the selector loop's.
+    max_size = 256 * 1024
+
+    # absent: _ProactorReadPipeTransport.__init__: differs[T3]
+
+    def set_protocol(self, protocol):
+        self._protocol = protocol
+        self._buffered = isinstance(protocol, _BufferedProtocol)
+
+    # stdlib: _ProactorReadPipeTransport.is_reading
+    def is_reading(self):
+        return not self._paused and not self._closing
+
+    # stdlib: _ProactorReadPipeTransport.pause_reading
+    def pause_reading(self):
+        if self._closing or self._paused:
+            return
+        self._paused = True
+        self._stop_reading()
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    # stdlib: _ProactorReadPipeTransport.resume_reading
+    def resume_reading(self):
+        if self._closing or not self._paused:
+            return
+        self._paused = False
+        self._start_reading()
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
+    # stdlib: _ProactorReadPipeTransport._eof_received
+    def _eof_received(self):
+        if self._loop.get_debug():
+            logger.debug("%r received EOF", self)
+        try:
+            keep_open = self._protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal error: protocol.eof_received() call failed.')
+            return
+        if not keep_open:
+            self.close()
+        # The connection stays open, to be written to; the end would be told in each tick.
+        if not self._closing:
+            self._stop_reading()
+
+    # absent: _ProactorReadPipeTransport._data_received: differs[T3]
+
+    # stdlib: _ProactorReadPipeTransport._loop_reading
+    def _loop_reading(self, fut=None):
+        if self._paused or self._closing:
+            return
+        self._start_reading()
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    cdef int _read(self) except -1:
+        cdef int64_t got
+        if self._conn_lost or self._closing:
+            # The close() was interrupted.
+            self._stop_reading()
+            return 0
+        if self._buffered:
+            return self._read_into_protocol()
+        # The user may have closed the socket since.
+        got = -EBADF if self._lost() else self.ring.receive(self._fd, self.ring._scratch, SCRATCH_SIZE)
+        if got == -EAGAIN:
+            return 0
+        if got < 0:
+            self._fatal_error(_os_error(<int> -got), 'Fatal read error on socket transport')
+            return 0
+        if got == 0:
+            self._eof_received()
+            return 0
+        data = PyBytes_FromStringAndSize(<char*> self.ring._scratch, got)
+        try:
+            self._protocol.data_received(data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
+        return 0
+
+    cdef int _read_into_protocol(self) except -1:
+        cdef Py_buffer view
+        cdef int64_t got
+        try:
+            buf = self._protocol.get_buffer(-1)
+            if not len(buf):
+                raise RuntimeError('get_buffer() returned an empty buffer')
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal error: protocol.get_buffer() call failed.')
+            return 0
+
+        try:
+            if self._sock is None:
+                # get_buffer() has ended the connection for good.
+                return 0
+            PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE)
+            got = -EBADF if self._lost() else self.ring.receive(self._fd, view.buf, view.len)
+            PyBuffer_Release(&view)
+            if got == -EAGAIN:
+                return 0
+            if got < 0:
+                raise _os_error(<int> -got)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal read error on socket transport')
+            return 0
+
+        if got == 0:
+            self._eof_received()
+            return 0
+
+        try:
+            self._protocol.buffer_updated(got)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal error: protocol.buffer_updated() call failed.')
+        return 0
+
+
+# stdlib: _ProactorBaseWritePipeTransport
+cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
+    """Writing to a stream.  differs[T16], differs[N1] throughout.
+
+    What is small is gathered and leaves at the end of the tick (_gathered).  What is not, or has a
+    consequence, is sent at once, and what there is no room for waits until there is (_buffer).
+    """
+
+    _start_tls_compatible = True
+
+    # absent: _ProactorBaseWritePipeTransport.__init__: there is nothing to begin with
+
+    def __cinit__(self):
+        self._gather_limit = _gather_all
+
+    # stdlib: _ProactorBaseWritePipeTransport.write
+    def write(self, data):
+        """Send data some time, behind what was written before.  Source: asyncio.WriteTransport."""
+        cdef Py_ssize_t size
+        if type(data) is bytes:
+            size = PyBytes_GET_SIZE(data)
+        elif isinstance(data, (bytes, bytearray)):
+            size = len(data)
+        elif isinstance(data, memoryview):
+            size = data.nbytes
+        else:
+            raise TypeError(f'data argument must be a bytes-like object, '
+                            f'not {type(data).__name__!r}')
+        if self._eof_written:
+            raise RuntimeError('Cannot call write() after write_eof()')
+        if self._empty_waiter is not None:
+            raise RuntimeError('unable to write; sendfile is in progress')
+        if not size:
+            return
+
+        if self._conn_lost:
+            if self._conn_lost >= _LOG_THRESHOLD:
+                logger.warning('socket.send() raised exception.')
+            self._conn_lost += 1
+            return
+
+        if self._buffer:
+            # The program may change what it has written.
+            self._buffer.append(bytes(data))
+            self._start_writing()
+            self._pause_if_full()
+            return
+        if self._send_error:
+            self._flush()
+            return
+        if self._send_key:
+            if self._gather(data, size):
+                return
+            if not self._flush():
+                if not self._conn_lost:
+                    self._buffer.append(bytes(data))
+                    self._pause_if_full()
+                return
+        elif (size <= _gather_one and size <= self._gather_limit and not self._closing
+                and self._loop._gathers_writes and not self._lost()):
+            self._gathered = data if type(data) is bytes else bytes(data)
+            self._send_key = self.ring.start_send(
+                self, self._fd, PyBytes_AS_STRING(self._gathered), size)
+            if self.ring.is_elsewhere():
+                # differs[D24]
+                self.ring._send_queued()
+            return
+        self._send(data, size)
+        if self._buffer:
+            self._pause_if_full()
+
+    # stdlib: WriteTransport.writelines
+    def writelines(self, list_of_data):
+        """Send the pieces behind one another, as one write.  Source: asyncio.WriteTransport."""
+        self.write(b''.join(list_of_data))
+
+    # stdlib: _ProactorBaseWritePipeTransport.can_write_eof
+    def can_write_eof(self):
+        return True
+
+    # stdlib: _ProactorBaseWritePipeTransport.write_eof
+    def write_eof(self):
+        self.close()
+
+    # stdlib: _ProactorBaseWritePipeTransport.abort
+    def abort(self):
+        """Close at once; what has not been sent is lost.  Source: asyncio.WriteTransport."""
+        self._force_close(None)
+
+    # stdlib: _ProactorBaseWritePipeTransport._make_empty_waiter
+    def _make_empty_waiter(self):
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._empty_waiter = self._loop.create_future()
+        if self._flush() and not self._empty_waiter.done():
+            self._empty_waiter.set_result(None)
+        return self._empty_waiter
+
+    # stdlib: _ProactorBaseWritePipeTransport._reset_empty_waiter
+    def _reset_empty_waiter(self):
+        self._empty_waiter = None
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def get_write_buffer_size(self):
+        """Return the number of bytes that have found no room yet.  Source: asyncio.WriteTransport."""
+        # differs[T14]
+        if self._send_key or self._send_error:
+            self._flush()
+        return self._count_unsent()
+
+    def _set_write_buffer_limits(self, high=None, low=None):
+        _ProactorBasePipeTransport._set_write_buffer_limits(self, high, low)
+        self._gather_limit = <Py_ssize_t> min(self._high_water, _gather_all)
+
+    cdef bint complete(self, const Completion* completion) except -1:
+        if completion.key != self._send_key:
+            return _ProactorBasePipeTransport.complete(self, completion)
+        self._send_key = 0
+        if completion.abandoned:
+            self.ring.keep(self._gathered)
+        if completion.error and completion.error != -ECANCELED:
+            self._send_error = -completion.error
+            self._loop._ready.append(self)
+        self._gathered = None
+        self.ring.dismiss(completion.key)
+        return False
+
+    cdef int run(self) except -1:
+        if self._send_error and not self._conn_lost:
+            self._flush()
+        return _ProactorBasePipeTransport.run(self)
+
+    cdef bint _gather(self, data, Py_ssize_t size) except -1:
+        """Add to what leaves with the tick; false if the kernel may have it already, or it would be too much."""
+        cdef Py_ssize_t whole
+        if self.ring.is_sent(self._send_key):
+            return False
+        whole = len(self._gathered) + size
+        if whole > self._gather_limit:
+            return False
+        if type(self._gathered) is bytes:
+            self._gathered = bytearray(self._gathered)
+        self._gathered += data
+        self.ring.extend_send(self._send_key, PyByteArray_AS_STRING(self._gathered), whole)
+        if self.ring.is_elsewhere():
+            # differs[D24]
+            self.ring._send_queued()
+        return True
+
+    cdef Py_ssize_t _count_gathered(self) noexcept:
+        """How many bytes of what was gathered are not yet out."""
+        if not self._send_key:
+            return 0
+        return self.ring.unsent(self._send_key)
+
+    cdef object _count_unsent(self):
+        size = self._count_gathered()
+        if self._buffer:
+            size += sum(map(len, self._buffer))
+        return size
+
+    cdef bint _flush(self) except -1:
+        cdef uint64_t key = self._send_key
+        cdef int64_t done
+        if key:
+            done = self.ring.take_back(key)
+            if done >= 0:
+                # The kernel has not got it.
+                self._send_key = 0
+                if self._buffer is None:
+                    self._buffer = collections.deque()
+                self._buffer.appendleft(memoryview(self._gathered)[done:] if done else self._gathered)
+                self._gathered = None
+                if self._write_handle is None:
+                    self._send_buffer()
+            elif self._count_gathered():
+                # In flight: the kernel found no room when the last tick ended.
+                if self._buffer is None:
+                    self._buffer = collections.deque()
+                self._start_writing()
+                return False
+        if self._send_error:
+            error = _os_error(self._send_error)
+            self._send_error = 0
+            self._fatal_error(error, 'Fatal write error on socket transport')
+        if self._buffer:
+            self._start_writing()
+            return False
+        return True
+
+    cdef int _send(self, data, Py_ssize_t size) except -1:
+        """Send what there is room for; the rest waits for some."""
+        cdef Py_buffer view
+        cdef int64_t sent
+        try:
+            if self._plain and not self._lost():
+                PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+                sent = self.ring.send(self._fd, view.buf, view.len)
+                PyBuffer_Release(&view)
+                if sent == -EAGAIN:
+                    sent = 0
+                if sent < 0:
+                    raise _os_error(<int> -sent)
+            else:
+                sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal write error on socket transport')
+            return 0
+        if sent < size:
+            # The program may change what it has written.
+            rest = memoryview(data if type(data) is bytes else bytes(data))[sent:]
+            self._start_writing()
+            if self._buffer:
+                self._buffer.appendleft(rest)
+            else:
+                self._buffer = collections.deque((rest,))
+        return 0
+
+    def _write_ready(self):
+        """Send what waited for room, as the selector loop's transport does."""
+        if self._conn_lost:
+            return
+        if self._send_key:
+            if self._count_gathered():
+                self._resume_if_drained()
+                return
+            self._flush()
+            if self._conn_lost:
+                return
+        if self._buffer:
+            self._send_buffer()
+            if self._conn_lost:
+                return
+        self._resume_if_drained()  # It may write.
+        if self._buffer or self._conn_lost:
+            return
+        waiter = self._empty_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if self._closing:
+            self._lose_connection(None)
+            return
+        if self._eof_written:
+            self._sock.shutdown(socket.SHUT_WR)
+        # Last: whatever an interrupt has left undone above comes again.
+        self._buffer = None
+        self._stop_writing()
+
+    cdef int _send_buffer(self) except -1:
+        """Send of the buffer what there is room for."""
+        buffer = self._buffer
+        try:
+            sent = self._sock.sendmsg(itertools.islice(buffer, _iov_max))
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._buffer = None
+            self._fatal_error(exc, 'Fatal write error on socket transport')
+            return 0
+        while sent:
+            size = len(buffer[0])
+            if size > sent:
+                buffer[0] = memoryview(buffer[0])[sent:]
+                break
+            sent -= size
+            buffer.popleft()
+        return 0
+
+    cdef int _drop_unsent(self) except -1:
+        cdef uint64_t key = self._send_key
+        if key:
+            # (What the kernel has, it keeps until its completion, which still finds it here.)
+            if self.ring.take_back(key) >= 0:
+                self._send_key = 0
+                self._gathered = None
+            else:
+                self.ring.cancel(key)
+        self._send_error = 0
+        self._buffer = None
+        return 0
+
+
+# absent: _ProactorWritePipeTransport: pipes have transports of their own, in unix_events
+# absent: _ProactorDuplexPipeTransport: pipes have transports of their own, in unix_events
+
+
+# stdlib: _ProactorSocketTransport
+cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
+    """Transport for connected sockets."""
+
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    # stdlib: _ProactorSocketTransport.__init__
+    def __init__(self, loop, sock, protocol, waiter=None,
+                 extra=None, server=None, context=None):
+        _ProactorBasePipeTransport.__init__(self, loop, sock, protocol, waiter, extra, server, context)
+        base_events._set_nodelay(sock)
+
+    # absent: _ProactorSocketTransport._set_extra: differs[N3]
+
+    # stdlib: _ProactorSocketTransport.can_write_eof
+    def can_write_eof(self):
+        return True
+
+    # stdlib: _ProactorSocketTransport.write_eof
+    def write_eof(self):
+        if self._closing or self._eof_written:
+            return
+        # Marked behind it: one that is interrupted in the middle can be called again.
+        flushed = self._flush()
+        if self._closing:
+            return                        # on the selector loop the write() before had failed
+        self._eof_written = True
+        if flushed and not self._conn_lost:
+            self._sock.shutdown(socket.SHUT_WR)
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    @property
+    def _read_ready_cb(self):
+        """What a readable socket leads to; None when the connection is lost.
+
+        The selector loop's transport has it by this name, and CPython's test_ssl asks it.
+        """
+        return None if self._called_connection_lost else self._read_ready
+
+
+# ours: what a tier of transports has besides, see `tiers`
+_ProactorDatagramTransport = stdlib_transports._ProactorDatagramTransport
+_ProactorDuplexPipeTransport = stdlib_transports._ProactorDuplexPipeTransport
+_Acceptor = stdlib_transports._Acceptor
+
+
+def _make_socket_transport(loop, sock, protocol, waiter, extra, server, context):
+    return _ProactorSocketTransport(loop, sock, protocol, waiter, extra, server, context)
