@@ -28,6 +28,18 @@ TIME_LIMIT = 30
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "uringloop_only: the selector loop does something else, or nothing")
+    config.addinivalue_line("markers", "alone(reason): not sound beside other tests; tests/run.sh runs it after the others")
+
+
+def pytest_collection_modifyitems(config, items):
+    """`alone` tests are skipped in pytest-xdist's workers, and all others where URINGLOOP_ALONE is set."""
+    alone = [item for item in items if item.get_closest_marker("alone")]
+    if os.environ.get("URINGLOOP_ALONE"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in alone])
+        items[:] = alone
+    elif hasattr(config, "workerinput"):
+        for item in alone:
+            item.add_marker(pytest.mark.skip(reason="not beside other tests: URINGLOOP_ALONE=1 pytest runs it"))
 
 
 def pytest_generate_tests(metafunc):
