@@ -16,11 +16,9 @@ import socket
 
 import pytest
 
-import uringloop
+from loop_factories import LOOPS, OURS
 from support import Recorder, certificate_contexts, tcp_pair, turns
 from uringloop import _overlapped
-
-LOOPS = {"selector": asyncio.SelectorEventLoop, "uringloop": uringloop.new_event_loop}
 
 # What a test may take; pytest-timeout's limit is for loops that no longer turn.
 TIME_LIMIT = 30
@@ -45,7 +43,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_generate_tests(metafunc):
     if "loop_factory" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("uringloop_only")
-        metafunc.parametrize("loop_factory", ["uringloop"] if only else list(LOOPS), indirect=True)
+        metafunc.parametrize("loop_factory", OURS if only else list(LOOPS), indirect=True)
 
 
 def pytest_collection_finish():
