@@ -6,11 +6,14 @@ test module means something in pytest's process only.
 
 import asyncio
 
-import uringloop
+import uringloop  # noqa: F401: in `factory`
 
 
-def echo_in_a_child(factory_name, connection):
-    """Send b"from a child" to the address that comes, and what is answered back."""
+def echo_in_a_child(factory, connection):
+    """Send b"from a child" to the address that comes, and what is answered back.
+
+    factory: of the loop, as loop_factories.expression_of() has it.
+    """
 
     async def main():
         reader, writer = await asyncio.open_connection(*connection.recv())
@@ -20,6 +23,5 @@ def echo_in_a_child(factory_name, connection):
         writer.close()
         await writer.wait_closed()
 
-    factory = uringloop.new_event_loop if factory_name == "uringloop.new_event_loop" else asyncio.SelectorEventLoop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=eval(factory)) as runner:
         runner.run(main())

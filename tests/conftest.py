@@ -16,11 +16,9 @@ import socket
 
 import pytest
 
-import uringloop
+from loop_factories import LOOPS, OURS
 from support import Recorder, certificate_contexts, tcp_pair, turns
 from uringloop import _overlapped
-
-LOOPS = {"selector": asyncio.SelectorEventLoop, "uringloop": uringloop.new_event_loop}
 
 # What a test may take; pytest-timeout's limit is for loops that no longer turn.
 TIME_LIMIT = 30
@@ -28,12 +26,24 @@ TIME_LIMIT = 30
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "uringloop_only: the selector loop does something else, or nothing")
+    config.addinivalue_line("markers", "alone(reason): not sound beside other tests; tests/run.sh runs it after the others")
+
+
+def pytest_collection_modifyitems(config, items):
+    """`alone` tests are skipped in pytest-xdist's workers, and all others where URINGLOOP_ALONE is set."""
+    alone = [item for item in items if item.get_closest_marker("alone")]
+    if os.environ.get("URINGLOOP_ALONE"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in alone])
+        items[:] = alone
+    elif hasattr(config, "workerinput"):
+        for item in alone:
+            item.add_marker(pytest.mark.skip(reason="not beside other tests: URINGLOOP_ALONE=1 pytest runs it"))
 
 
 def pytest_generate_tests(metafunc):
     if "loop_factory" in metafunc.fixturenames:
         only = metafunc.definition.get_closest_marker("uringloop_only")
-        metafunc.parametrize("loop_factory", ["uringloop"] if only else list(LOOPS), indirect=True)
+        metafunc.parametrize("loop_factory", OURS if only else list(LOOPS), indirect=True)
 
 
 def pytest_collection_finish():

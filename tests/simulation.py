@@ -22,6 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import loop_factories  # noqa: F401: it sets the default tier
 import uringloop
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,6 +14,7 @@ from asyncio import events
 
 import pytest
 
+from loop_factories import expression_of
 from support import turns, until
 
 variable = contextvars.ContextVar("variable", default="none")
@@ -282,7 +283,6 @@ for debug in (False, True):
 
 def test_futures_in_python(loop_factory):
     """nest_asyncio puts them into the place of C's, and a notebook imports us behind it."""
-    ours = loop_factory.__name__ == "new_event_loop"
-    code = PYTHON_FUTURES.replace("{factory}", "uringloop.new_event_loop" if ours else "asyncio.SelectorEventLoop")
+    code = PYTHON_FUTURES.replace("{factory}", expression_of(loop_factory))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.stdout.splitlines() == ["['A', 'B', 'C'] b'data'"] * 2, done.stderr

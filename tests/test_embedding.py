@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+from loop_factories import expression_of
+
 WORK = """
 import sys
 sys.path[:] = {path!r}
@@ -84,9 +86,7 @@ REFUSED = "refused: set_wakeup_fd only works in main thread of the main interpre
     ("in a sub-interpreter", REFUSED),
 ])
 def test_loop_runs(loop_factory, where, signals):
-    name = "asyncio.SelectorEventLoop"
-    if loop_factory.__name__ == "new_event_loop":
-        name = "__import__('uringloop').new_event_loop"
+    name = expression_of(loop_factory, "__import__('uringloop')")
     work = WORK.format(path=sys.path, loop_factory=name)
     execute = f"exec({work!r}, dict(__name__='work'))"
     code = {

@@ -206,6 +206,14 @@ def test_an_environment_without_it_gets_it(builds):
 # -- arguments --
 
 
+def run_last_lines(machine, python, arguments, **environment):
+    """Run run.sh's last lines as they are, with this Python as .venv's; what comes before is another test's."""
+    last = (ROOT / "tests" / "run.sh").read_text().partition('say "tests"\n')[2]
+    assert last
+    return machine.bash(f"say() {{ :; }}\nvenv_python={shlex.quote(python)}\nset -- {shlex.join(arguments)}\n{last}",
+                        **environment)
+
+
 @pytest.mark.parametrize("arguments, collected", [
     (["tests/test_one.py"], {"test_one"}),
     (["tests/test_one.py::test_one"], {"test_one"}),
@@ -217,11 +225,33 @@ def test_run_sh_runs_the_files_that_are_named(machine, arguments, collected):
     for name in ("one", "two"):
         (machine.checkout / "tests" / f"test_{name}.py").write_text(f"def test_{name}(): pass\n")
     shutil.copy(ROOT / "pyproject.toml", machine.checkout)
-    # run.sh's last lines as they are; what comes before is another test's.
-    last = (ROOT / "tests" / "run.sh").read_text().partition('say "tests"\n')[2]
-    assert last
-    result = machine.bash(f"""venv_python={shlex.quote(sys.executable)}
-        set -- --collect-only -p no:cacheprovider {shlex.join(arguments)}
-        {last}""", PYTHONDONTWRITEBYTECODE="1")
+    result = run_last_lines(machine, sys.executable, ["--collect-only", "-p", "no:cacheprovider", *arguments],
+                            PYTHONDONTWRITEBYTECODE="1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert {name for name in ("test_one", "test_two") if name + "\n" in result.stdout.replace(">", "")} == collected
+
+
+PARALLEL = "-m pytest -n logical --dist worksteal"
+
+
+@pytest.mark.parametrize("arguments, runs", [
+    ("", [f": {PARALLEL}", "1: -m pytest -n 0"]),
+    ("-k echo", [f": {PARALLEL} -k echo", "1: -m pytest -k echo -n 0"]),
+    # The caller's number is behind ours, and counts.
+    ("-n 4", [f": {PARALLEL} -n 4", "1: -m pytest -n 4 -n 0"]),
+    ("-n 0", [": -m pytest -n 0"]),
+    ("-n0 -q", [": -m pytest -n0 -q"]),
+    ("tests/run.sh", [": -m pytest tests/run.sh"]),
+    ("-q tests/run.sh::test_one", [": -m pytest -q tests/run.sh::test_one"]),
+])
+def test_run_sh_runs_all_tests_on_all_cores(machine, arguments, runs):
+    machine.program("python", 'echo "$URINGLOOP_ALONE: $*"')
+    result = run_last_lines(machine, "python", arguments.split())
+    assert (result.returncode, result.stderr, result.stdout.splitlines()) == (0, "", runs)
+
+
+@pytest.mark.parametrize("together, alone, status", [(0, 0, 0), (1, 0, 1), (0, 1, 1), (0, 5, 0), (1, 5, 1), (5, 5, 5)])
+def test_run_sh_fails_when_either_part_does(machine, together, alone, status):
+    machine.program("python", f'[ "$URINGLOOP_ALONE" ] && exit {alone}; exit {together}')
+    result = run_last_lines(machine, "python", [])
+    assert (result.returncode, result.stderr) == (status, "")

@@ -34,10 +34,9 @@ import warnings
 import pytest
 
 import uringloop
+from loop_factories import LOOPS, ORACLE, OURS
 from support import certificate_contexts, drain, fill, tcp_pair, turns
 from uringloop import IouringProactor, _overlapped
-
-LOOPS = {"selector": asyncio.SelectorEventLoop, "uringloop": uringloop.new_event_loop}
 
 # How long a case may wait after its turns, in seconds.  Where the two loops disagree and one was still waiting, the
 # case is run again with the longer time, so that a slow machine is not taken for a difference.
@@ -419,11 +418,12 @@ def outside(world, body):
         return describe(exc)
 
 
-def outcomes(name):
-    """(the selector loop's outcome, ours)"""
-    found = [outcome_of(CASES[name], factory) for factory in LOOPS.values()]
+def outcomes(name, loop_name):
+    """(the selector loop's outcome, that of our loop of this name)"""
+    factories = LOOPS[ORACLE], LOOPS[loop_name]
+    found = [outcome_of(CASES[name], factory) for factory in factories]
     if found[0] != found[1] and tuple(found) != EXPECTED.get(name, ())[1:] and "pending" in found:
-        found = [outcome_of(CASES[name], factory, MORE_PATIENCE) for factory in LOOPS.values()]
+        found = [outcome_of(CASES[name], factory, MORE_PATIENCE) for factory in factories]
     return tuple(found)
 
 
@@ -1889,9 +1889,10 @@ def test_each_deviation_names_a_case():
 
 # Both loops leave a transport to its finalizer when its making or closing failed.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("loop_name", OURS)
 @pytest.mark.parametrize("name", CASES)
-def test_outcome_is_the_selector_loops(name):
-    selector, ours = outcomes(name)
+def test_outcome_is_the_selector_loops(name, loop_name):
+    selector, ours = outcomes(name, loop_name)
     if name in EXPECTED:
         number, *wanted = EXPECTED[name]
         if number not in NOT_ON_ALL_PYTHONS or selector != ours:
@@ -2246,7 +2247,7 @@ def main(text=""):
     for name in CASES:
         if text in name:
             try:
-                selector, ours = outcomes(name)
+                selector, ours = outcomes(name, OURS[0])
             except BaseException as exc:
                 selector, ours = "", f"BROKEN {exc!r}"
             number = EXPECTED[name][0] if name in EXPECTED else "!!"

@@ -21,6 +21,7 @@ def has_nobody():
 
 
 pytestmark = [
+    pytest.mark.alone("the limit of locked memory is one for all that a user runs"),
     pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user"),
     pytest.mark.skipif(not has_nobody(), reason="there is no user `nobody`"),
 ]

@@ -10,11 +10,8 @@ import threading
 import pytest
 
 from child_of_test import echo_in_a_child
+from loop_factories import expression_of
 from support import turns, until
-
-
-def named(loop_factory):
-    return "asyncio.SelectorEventLoop" if loop_factory is asyncio.SelectorEventLoop else "uringloop.new_event_loop"
 
 
 def run(code, loop_factory, *options):
@@ -22,7 +19,7 @@ def run(code, loop_factory, *options):
     # Silent as by default, but for debug builds.
     done = subprocess.run(
         [sys.executable, "-W", "ignore::ResourceWarning", *options, "-c", "import asyncio, os, sys, threading, uringloop\n"
-         f"make = {named(loop_factory)}\n{textwrap.dedent(code)}"],
+         f"make = {expression_of(loop_factory)}\n{textwrap.dedent(code)}"],
         capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
@@ -82,7 +79,7 @@ async def test_multiprocessing(loop, loop_factory, method):
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     context = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
-    process = context.Process(target=echo_in_a_child, args=(named(loop_factory), theirs))
+    process = context.Process(target=echo_in_a_child, args=(expression_of(loop_factory), theirs))
     if method == "fork":
         process.start()
     else:

@@ -15,6 +15,12 @@ from uringloop.side_by_side import mirror, pairing, two_columns
 HAS_HOOKS = hasattr(asyncio.BaseEventLoop, "_run_forever_setup")
 
 
+@pytest.fixture(autouse=True)
+def no_columns(monkeypatch):
+    """What is said of the terminal's width (by pytest-xdist to its workers, for one) is not for this output."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def run(capsys):
     """Run the command in this process: its status, output and errors."""

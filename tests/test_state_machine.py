@@ -50,7 +50,8 @@ from random_steps.kinds import Real, Selector, Simulated
 from random_steps.machine import Machine
 
 EXAMPLES = int(os.environ.get("URINGLOOP_EXAMPLES", 30))
-SEED = int(os.environ.get("URINGLOOP_SEED", random.randrange(1 << 32)))
+# Workers of one parallel run have one seed.
+SEED = int(os.environ.get("URINGLOOP_SEED", random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID")).randrange(1 << 32)))
 STEPS = 80
 SHRINK = os.environ.get("URINGLOOP_SHRINK", "1") == "1"
 

@@ -9,6 +9,8 @@
 Importing this package touches neither io_uring nor asyncio's policies.
 """
 
+from functools import partial
+
 from .unavailable import IouringUnavailableError
 
 try:
@@ -32,24 +34,26 @@ __all__ = (
 )
 
 
-def new_event_loop():
+def new_event_loop(transports=None):
     """Return a new event loop on io_uring.
 
     For asyncio.run(..., loop_factory=...) and asyncio.Runner(loop_factory=...).
-    Raises IouringUnavailableError where io_uring can't be had.
+    transports: as for IouringProactorEventLoop.
+    Raises IouringUnavailableError where io_uring can't be had, ValueError for an argument that is wrong.
 
     Source: asyncio.new_event_loop.
     """
-    return IouringProactorEventLoop()
+    return IouringProactorEventLoop(transports=transports)
 
 
-def run(main, *, debug=None):
+def run(main, *, debug=None, transports=None):
     """Run a coroutine on a new event loop on io_uring, and return its result.
 
     main: a coroutine.
     debug: True or False for the loop's debug mode; None leaves it to PYTHONASYNCIODEBUG.
-    Raises what the coroutine raises, RuntimeError when a loop runs already in this thread, and
-    IouringUnavailableError where io_uring can't be had.
+    transports: as for new_event_loop().
+    Raises what the coroutine raises, RuntimeError when a loop runs already in this thread, and what
+    new_event_loop() raises.
 
     Source: asyncio.run.
     """
@@ -57,7 +61,8 @@ def run(main, *, debug=None):
     from asyncio import events
     if events._get_running_loop() is not None:
         raise RuntimeError("uringloop.run() cannot be called from a running event loop")
-    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+    factory = partial(new_event_loop, transports)
+    with asyncio.Runner(debug=debug, loop_factory=factory) as runner:
         return runner.run(main)
 
 

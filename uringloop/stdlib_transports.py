@@ -896,10 +896,14 @@ class _Acceptor:
 
 # stdlib: BaseProactorEventLoop
 class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
-    """The stdlib's proactor loop, with the transports above."""
+    """The stdlib's proactor loop, with the transports above or those of another tier."""
 
     # differs[T16]: true in a run, at whose end nothing is left. Another driver of the loop has no such end.
     _gathers_writes = False
+
+    # Of which module the transports are; see `tiers`.
+    _tier = None
+
     # stdlib: BaseProactorEventLoop.__init__
     def __init__(self, proactor):
         # differs[T12]
@@ -917,7 +921,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                                extra=None, server=None, context=None):
         # differs[T10]
         self._ensure_fd_no_transport(sock)
-        return self._adopt(sock, _make_socket_transport(
+        return self._adopt(sock, self._tier._make_socket_transport(
             self, sock, protocol, waiter, extra, server, context))
 
     # stdlib: BaseProactorEventLoop._make_ssl_transport
@@ -934,7 +938,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             server_side, server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout)
-        self._adopt(rawsock, _make_socket_transport(
+        self._adopt(rawsock, self._tier._make_socket_transport(
             self, rawsock, ssl_protocol, None, extra, server, context))
         return ssl_protocol._app_transport
 
@@ -942,13 +946,13 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     def _make_datagram_transport(self, sock, protocol,
                                  address=None, waiter=None, extra=None):
         # differs[T5]
-        return self._adopt(sock, _ProactorDatagramTransport(
+        return self._adopt(sock, self._tier._ProactorDatagramTransport(
             self, sock, protocol, address, waiter, extra))
 
     # stdlib: BaseProactorEventLoop._make_duplex_pipe_transport
     def _make_duplex_pipe_transport(self, sock, protocol, waiter=None,
                                     extra=None):
-        return self._adopt(sock, _ProactorDuplexPipeTransport(
+        return self._adopt(sock, self._tier._ProactorDuplexPipeTransport(
             self, sock, protocol, waiter, extra))
 
     # stdlib: BaseProactorEventLoop.close
@@ -1097,8 +1101,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             # At once and to the caller, as the selector loop says it.
             raise ValueError(f"Invalid file object: {sock!r}")
 
-        _Acceptor(self, protocol_factory, sock, sslcontext, server, backlog,
-                  ssl_handshake_timeout, ssl_shutdown_timeout, context).start()
+        self._tier._Acceptor(self, protocol_factory, sock, sslcontext, server, backlog,
+                             ssl_handshake_timeout, ssl_shutdown_timeout, context).start()
 
     # -- ours: no counterpart in the stdlib's class --
 

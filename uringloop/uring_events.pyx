@@ -82,6 +82,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     send names one for the case that it fails; that it ends well is told to nobody.
 # D29: A result that somebody else gives the future ends the operation, as it ends the wait on the
 #     selector loop.
+# D30: Windows has one kind of transports. Here a loop is told which tier of them it is to make (`tiers`);
+#     its own class is the same on each.
 import _socket
 import math
 import os
@@ -127,7 +129,7 @@ cdef extern from "<sys/socket.h>":
     enum: AF_UNIX
 
 from ._overlapped cimport SCRATCH_SIZE, Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
-from . import selector_events, stdlib_transports, unix_events
+from . import selector_events, stdlib_transports, tiers, unix_events
 
 __all__ = (
     'IouringProactorEventLoop', 'IouringProactor', 'IouringProactorEventLoopPolicy',
@@ -516,18 +518,22 @@ class _WaitHandleFuture(_BaseWaitHandleFuture):
 class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
                                stdlib_transports.BaseProactorEventLoop,
                                selector_events._ReadinessEventLoop):
-    """Event loop on io_uring, with the stdlib's proactor transports.
+    """Event loop on io_uring.
 
     proactor: an IouringProactor; one is made when it is left out.
-    Raises IouringUnavailableError where io_uring can't be had.
+    transports: of what its transports are made: "stdlib", the stdlib's own proactor transports, kept to the
+    selector loop's contract. None: the default, which is "stdlib".
+    Raises IouringUnavailableError where io_uring can't be had, ValueError for other `transports`.
 
     Source: asyncio.AbstractEventLoop.
     """
 
     # stdlib: ProactorEventLoop.__init__
-    def __init__(self, proactor=None):
+    def __init__(self, proactor=None, *, transports=None):
         # For __del__: nothing is open yet.
         self._closed = True
+        # differs[D30]
+        self._tier = tiers.module_of(transports)
         made = proactor is None
         if made:
             proactor = IouringProactor()

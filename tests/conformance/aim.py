@@ -10,6 +10,8 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
+import sys
+from pathlib import Path
 
 import windows_shims
 
@@ -77,6 +79,11 @@ class Loops:
         if self.is_stdlib:
             return
         import uringloop
+
+        # What is in there must hide nothing: the last place, and for one import only.
+        sys.path.append(str(Path(__file__).parents[1]))
+        import loop_factories  # noqa: F401: it sets the default tier
+        sys.path.pop()
 
         self.factory = uringloop.IouringProactorEventLoop
         self.policy = uringloop.IouringProactorEventLoopPolicy

@@ -86,6 +86,10 @@ _MIXIN = "ours is a base beside the proactor loop, whose arguments it hands on"
 
 # Our parameters where they are others than the stdlib's.
 CHANGED = {
+    "ProactorEventLoop.__init__": (
+        "self, proactor=None, *, transports=None",
+        "there is more than one tier of transports to choose from",
+    ),
     "IocpProactor.__init__": (
         "self, rung=None, kernel=None",
         "a ring is entered by one thread, so there is no concurrency to set; what can be chosen is"
