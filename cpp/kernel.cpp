@@ -138,8 +138,9 @@ std::int64_t real_recvfrom(void*, int fd, void* buffer, std::size_t size, int fl
   return or_errno<std::int64_t>(recvfrom(fd, buffer, size, flags, address, address_length));
 }
 
-std::int64_t real_send(void*, int fd, const void* buffer, std::size_t size, int flags) {
-  return or_errno<std::int64_t>(send(fd, buffer, size, flags));
+std::int64_t real_sendto(void*, int fd, const void* buffer, std::size_t size, int flags,
+                         const sockaddr* address, socklen_t address_length) {
+  return or_errno<std::int64_t>(sendto(fd, buffer, size, flags, address, address_length));
 }
 
 std::int64_t real_sendfile(void*, int socket, int file, std::int64_t offset, std::size_t count) {
@@ -198,7 +199,7 @@ Kernel make_real_kernel() noexcept {
   kernel.read = real_read;
   kernel.write = real_write;
   kernel.recvfrom = real_recvfrom;
-  kernel.send = real_send;
+  kernel.sendto = real_sendto;
   kernel.sendfile = real_sendfile;
   kernel.clock = real_clock;
   kernel.sleep = real_sleep;

@@ -50,8 +50,9 @@ struct Kernel {
   // recvfrom(2); `address` and `address_length` may be null.
   std::int64_t (*recvfrom)(void* self, int fd, void* buffer, std::size_t size, int flags,
                            sockaddr* address, socklen_t* address_length);
-  // send(2).
-  std::int64_t (*send)(void* self, int fd, const void* buffer, std::size_t size, int flags);
+  // sendto(2); with null and 0 in place of an address it is send(2).
+  std::int64_t (*sendto)(void* self, int fd, const void* buffer, std::size_t size, int flags,
+                         const sockaddr* address, socklen_t address_length);
   // sendfile(2) from `file` at `offset` into `socket`.
   std::int64_t (*sendfile)(void* self, int socket, int file, std::int64_t offset,
                            std::size_t count);

@@ -416,16 +416,24 @@ std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length
     if (owns_buffer(other->kind) && !over) return 0;
   }
   const std::int64_t result =
-      kernel_.send(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,
-                   static_cast<int>(message_flags) | MSG_NOSIGNAL | MSG_DONTWAIT);
+      kernel_.sendto(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,
+                     static_cast<int>(message_flags) | MSG_NOSIGNAL | MSG_DONTWAIT, nullptr, 0);
   return result == -EAGAIN || result == -EINTR ? 0 : result;
 }
 
 std::int64_t Proactor::send(int fd, const void* buffer, std::uint64_t length) noexcept {
+  return sendto(fd, buffer, length, nullptr, 0);
+}
+
+std::int64_t Proactor::sendto(int fd, const void* buffer, std::uint64_t length,
+                              const void* address, unsigned address_length) noexcept {
   std::int64_t result;
   do {
-    result = kernel_.send(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,
-                          MSG_NOSIGNAL | MSG_DONTWAIT);
+    result = kernel_.sendto(kernel_.self, fd, buffer,
+                            length < kLongestSend ? length : kLongestSend,
+                            MSG_NOSIGNAL | MSG_DONTWAIT,
+                            address_length == 0 ? nullptr : static_cast<const sockaddr*>(address),
+                            address_length);
   } while (result == -EINTR);
   return result;
 }
@@ -947,10 +955,11 @@ void Proactor::send_queued() noexcept {
     std::int64_t result = 0;
     while (operation->done < operation->length) {
       const std::uint64_t left = operation->length - operation->done;
-      result = kernel_.send(kernel_.self, operation->fd,
-                            static_cast<const char*>(operation->buffer) + operation->done,
-                            left < kLongestSend ? left : kLongestSend,
-                            static_cast<int>(operation->message_flags) | MSG_DONTWAIT);
+      result = kernel_.sendto(kernel_.self, operation->fd,
+                              static_cast<const char*>(operation->buffer) + operation->done,
+                              left < kLongestSend ? left : kLongestSend,
+                              static_cast<int>(operation->message_flags) | MSG_DONTWAIT, nullptr,
+                              0);
       if (result == -EINTR) continue;
       if (result <= 0) break;
       operation->done += static_cast<std::uint64_t>(result);

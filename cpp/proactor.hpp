@@ -123,6 +123,9 @@ class Proactor {
 
   // send(2), without a wait, and whatever is in flight on the descriptor; -errno.
   std::int64_t send(int fd, const void* buffer, std::uint64_t length) noexcept;
+  // The same to an address; of none, the length is 0.
+  std::int64_t sendto(int fd, const void* buffer, std::uint64_t length, const void* address,
+                      unsigned address_length) noexcept;
 
   // -- The work of an operation that is ready.  -EAGAIN: somebody else took it; see again(). --
   std::int64_t receive(int fd, void* buffer, std::uint64_t size, int message_flags) noexcept;

@@ -104,7 +104,7 @@ def test_each_tier_has_what_a_loop_asks_for(name):
 @pytest.mark.parametrize("name", ["", "Stdlib", "stdlib_transports", b"stdlib", 1, [], ("stdlib",)])
 @pytest.mark.parametrize("make", [uringloop.new_event_loop, uringloop.IouringProactorEventLoop], ids=["function", "class"])
 def test_other_names_are_refused(make, name):
-    with pytest.raises(ValueError, match="^transports must be 'stdlib'") as caught:
+    with pytest.raises(ValueError, match="^transports must be '") as caught:
         make(transports=name)
     assert all(repr(choice) in str(caught.value) for choice in tiers.MODULES)
     assert repr(name) in str(caught.value)

@@ -85,6 +85,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
                            uint64_t done)
         int64_t send_now(int fd, const void* buffer, uint64_t length, uint32_t flags)
         int64_t send(int fd, const void* buffer, uint64_t length)
+        int64_t sendto(int fd, const void* buffer, uint64_t length, const void* address,
+                       unsigned address_length)
         int64_t start_sendto(int fd, const void* buffer, uint64_t length, uint32_t flags,
                              const void* address, unsigned address_length)
         int64_t start_write(int fd, const void* buffer, uint64_t length)
@@ -172,7 +174,11 @@ cdef class Ring:
     cdef Py_ssize_t unsent(self, uint64_t key) noexcept
     cdef int keep(self, object data) except -1
     cdef int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept
+    cdef int64_t receive_from(self, int fd, void* into, Py_ssize_t size,
+                              sockaddr_storage* address, unsigned* length) noexcept
     cdef int64_t send(self, int fd, const void* data, Py_ssize_t size) noexcept
+    cdef int64_t sendto(self, int fd, const void* data, Py_ssize_t size,
+                        sockaddr_storage* address, unsigned length) noexcept
 
     cdef bint _is_forked(self) noexcept
     cdef int _check(self) except -1

@@ -584,6 +584,16 @@ cdef class Ring:
         """recv(2): the number of bytes or -errno."""
         return self._proactor.receive(fd, into, size, 0)
 
+    cdef int64_t receive_from(self, int fd, void* into, Py_ssize_t size,
+                              sockaddr_storage* address, unsigned* length) noexcept:
+        """recvfrom(2): the number of bytes or -errno."""
+        return self._proactor.receive_from(fd, into, size, 0, address, length)
+
+    cdef int64_t sendto(self, int fd, const void* data, Py_ssize_t size,
+                        sockaddr_storage* address, unsigned length) noexcept:
+        """sendto(2), or, without an address, send(2): the number of bytes or -errno."""
+        return self._proactor.sendto(fd, data, size, address, length)
+
     cdef int64_t send(self, int fd, const void* data, Py_ssize_t size) noexcept:
         """send(2), as much as there is room for: the number of bytes or -errno."""
         return self._proactor.send(fd, data, size)

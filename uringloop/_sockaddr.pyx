@@ -7,12 +7,17 @@ own methods parse, resolve and complain.
 
 Source: ip(7), ipv6(7), unix(7), inet_pton(3).
 """
+import _socket
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.string cimport memcpy, memset
 from libc.stdint cimport uint16_t, uint32_t
 
 cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        object (*tp_descr_get)(object self, object instance, void* owner)
+    PyTypeObject* Py_TYPE(object)
     object PyUnicode_DecodeFSDefaultAndSize(const char* text, Py_ssize_t size)
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -116,3 +121,17 @@ cdef object format_address(sockaddr_storage* address, unsigned length):
             size -= 1
         return PyUnicode_DecodeFSDefaultAndSize(unix.sun_path, size)
     return NotImplemented
+
+
+cdef object _Socket = _socket.socket
+cdef object _family_slot = _socket.socket.family
+
+
+cdef int family_of(object sock) except? -1:
+    if isinstance(sock, _Socket):
+        return Py_TYPE(_family_slot).tp_descr_get(_family_slot, sock, NULL)
+    return sock.family
+
+
+cdef bint has_plain_addresses(object sock) except -1:
+    return family_of(sock) in (AF_INET, AF_INET6, AF_UNIX)

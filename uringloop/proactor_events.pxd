@@ -18,7 +18,7 @@ cdef class _ProactorBasePipeTransport(ReadyOwner):
     cdef object _context         # of the connection, where asyncio hands it one
     cdef object _high_water
     cdef object _low_water
-    cdef object _buffer          # a deque of what has found no room, or None
+    cdef readonly object _buffer # a deque of what has found no room, or None
     cdef readonly object _empty_waiter
     cdef object _write_handle    # the Handle that is run when there is room, and its operation
     cdef object _write_wait
@@ -33,6 +33,8 @@ cdef class _ProactorBasePipeTransport(ReadyOwner):
     cdef readonly bint _paused
     cdef bint _due               # it stands in the loop's _ready, and has something to read
 
+    cdef int _pause(self) except -1
+    cdef int _resume(self) except -1
     cdef int _start_reading(self) except -1
     cdef int _stop_reading(self) except -1
     cdef int _start_writing(self) except -1
@@ -69,3 +71,12 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 
 cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
     pass
+
+
+cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
+    cdef readonly object _address
+    cdef public Py_ssize_t _buffer_size
+    cdef bint _connected         # to one peer: datagrams are sent, not addressed
+
+    cdef int64_t _send_now(self, data, addr) except -1
+    cdef int _read_one(self) except -1

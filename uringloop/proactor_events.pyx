@@ -4,7 +4,8 @@ The fast tier.  A transport is the owner of its operations: when a completion sa
 something to read it stands in the loop's `_ready`, as a Handle of the selector loop does, and is run
 there in its place.  It reads with recv(2) and calls its protocol, without a future, a Handle or a
 callback in between.  What it does, and when, is what the transports of `stdlib_transports` do, which
-are the reference: the differences from the stdlib that are numbered there (T) hold here as well.
+are the reference: the differences from the stdlib that are numbered there hold here as well, and stand
+where they apply by their number alone (T1; D1 is one of `uring_events`).
 
 Must not be in here: io_uring itself.  All these classes know is the ring's methods.
 
@@ -16,6 +17,8 @@ Differences from the stdlib beyond those, numbered; a line `# differs[Nn]` stand
 # N3: The names of a socket, and the object that get_extra_info('socket') gives, are made when somebody
 #     asks for them. They are those that it had when the transport was made.
 # N4: An attribute that nobody has declared can't be set.
+# N5: Up to sixteen datagrams are received in one turn, as long as the transport reads: on a busy socket a
+#     turn for each would cost more than the datagram.
 import collections
 import itertools
 import os
@@ -31,9 +34,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 
 from ._overlapped cimport SCRATCH_SIZE, Completion, Ring, fileno, is_readable, number_of
-from ._sockaddr cimport format_address, sockaddr_storage
+from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
-from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, IOV_MAX
+from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
 
 cdef extern from "<errno.h>":
     int EAGAIN, EBADF, ECANCELED
@@ -60,6 +63,10 @@ cdef Py_ssize_t _gather_one = GATHER_ONE
 cdef Py_ssize_t _gather_all = GATHER_ALL
 cdef object _HIGH_WATER = 64 * 1024
 cdef object _LOW_WATER = 16 * 1024
+cdef object _MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
+cdef object _stdlib_sendto = proactor_events._ProactorDatagramTransport.sendto
+# How many datagrams one turn receives; differs[N5]
+cdef int _DATAGRAMS = 16
 cdef object _LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 
 
@@ -97,8 +104,8 @@ cdef object _in_words(bytes name):
     return format_address(address, <unsigned> PyBytes_GET_SIZE(name))
 
 
-# stdlib: _set_socket_extra
-cdef object _set_socket_extra(dict extra, sock):
+# ours: _set_socket_extra, of a dict
+cdef object _ask_for_names(dict extra, sock):
     """As the stdlib's, of a socket that has to be asked itself."""
     extra['socket'] = trsock.TransportSocket(sock)
     try:
@@ -114,7 +121,7 @@ cdef object _set_socket_extra(dict extra, sock):
 
 # stdlib: _ProactorBasePipeTransport
 cdef class _ProactorBasePipeTransport:
-    """Base class of native transports."""
+    """Base class of native transports.  differs[N4]"""
 
     # stdlib: _ProactorBasePipeTransport.__init__
     def __init__(self, loop, sock, protocol, waiter=None,
@@ -160,7 +167,6 @@ cdef class _ProactorBasePipeTransport:
             info.append(f'write=<{state}, bufsize={self._count_unsent()}>')
         return '<{}>'.format(' '.join(info))
 
-    # absent: _ProactorBasePipeTransport._set_extra: differs[N3]
 
     # stdlib: _ProactorBasePipeTransport.set_protocol
     def set_protocol(self, protocol):
@@ -180,7 +186,7 @@ cdef class _ProactorBasePipeTransport:
             return
         # A closed loop refuses what follows; a second close() is nothing then.
         self._closing = self._loop.is_closed()
-        # differs[T11]
+        # T11
         if self._flush() and not self._conn_lost:
             # Scheduled first: a second close(), behind one that was interrupted, does no harm.
             self._loop.call_soon(self._call_connection_lost, None, context=self._context)
@@ -193,7 +199,7 @@ cdef class _ProactorBasePipeTransport:
         if self._sock is not None:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._sock.close()
-            # differs[T17]
+            # T17
             if _detach_takes_transport and self._server is not None:
                 self._server._detach(self)
 
@@ -217,13 +223,13 @@ cdef class _ProactorBasePipeTransport:
     def _force_close(self, exc):
         if self._conn_lost:
             return
-        # differs[T16]
+        # T16
         self._flush()
         if self._conn_lost:
             return
         self._stop_writing()
         self._drop_unsent()
-        # differs[T19]
+        # T19
         waiter = self._empty_waiter
         if waiter is not None and not waiter.done():
             waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
@@ -248,12 +254,12 @@ cdef class _ProactorBasePipeTransport:
             self._conn_lost += 1
             # differs[N3]
             self._keep_names()
-            # differs[T4]
+            # T4
             if self._sock.fileno() >= 0:
                 self.ring._settle(self._sock.fileno())
             self._sock.close()
             self._sock = None
-            # differs[T3]
+            # T3
             self._protocol = None
             self._loop = None
             server = self._server
@@ -365,7 +371,7 @@ cdef class _ProactorBasePipeTransport:
         self._extra_given = None
         self._extra_dict = extra
         if not self._plain:
-            _set_socket_extra(extra, self._sock)
+            _ask_for_names(extra, self._sock)
             return extra
         if self._sock is not None:
             extra['socket'] = trsock.TransportSocket(self._sock)
@@ -418,17 +424,24 @@ cdef class _ProactorBasePipeTransport:
         if not self._due:
             return 0
         self._due = False
+        loop, context = self._loop, self._read_context
         try:
-            PyContext_Enter(self._read_context)
-        except RuntimeError as exc:
-            # The program drives the loop out of a callback of this very transport.
-            self._loop.call_exception_handler({
-                'message': f'Exception in callback {self._read_ready!r}', 'exception': exc, 'handle': self})
-            return 0
-        try:
-            self._read()
-        finally:
-            PyContext_Exit(self._read_context)
+            # (Which fails where the program drives the loop out of a callback of this very transport.)
+            PyContext_Enter(context)
+            try:
+                self._read()
+            finally:
+                PyContext_Exit(context)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            # As a Handle tells it.
+            handle = events.Handle(self._read_ready, (), loop, context)
+            loop.call_exception_handler({
+                'message': f'Exception in callback {handle._repr_info()[1]}',
+                'exception': exc,
+                'handle': handle,
+            })
         return 0
 
     @property
@@ -445,10 +458,28 @@ cdef class _ProactorBasePipeTransport:
     cdef int _read(self) except -1:
         raise NotImplementedError
 
+    cdef int _pause(self) except -1:
+        if self._closing or self._paused:
+            return 0
+        self._paused = True
+        self._stop_reading()
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+        return 0
+
+    cdef int _resume(self) except -1:
+        if self._closing or not self._paused:
+            return 0
+        self._paused = False
+        self._start_reading()
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+        return 0
+
     cdef int _start_reading(self) except -1:
-        # differs[T18]
+        # T18
         self._loop._check_closed()
-        # differs[T2]
+        # T2
         self._stop_reading()
         # As a Handle takes it.
         self._read_context = PyContext_CopyCurrent() if self._context is None else self._context
@@ -473,7 +504,7 @@ cdef class _ProactorBasePipeTransport:
 
     cdef int _start_writing(self) except -1:
         if self._write_handle is None:
-            # differs[T18]
+            # T18
             self._loop._check_closed()
             handle = events.Handle(self._write_ready, (), self._loop, self._context)
             self._write_wait = self._loop._proactor._run_when_ready(self._sock, POLLOUT, handle)
@@ -503,16 +534,11 @@ cdef class _ProactorBasePipeTransport:
 
 # stdlib: _ProactorReadPipeTransport
 cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
-    """Reading from a stream, as the selector loop's transport does it.  differs[T15] throughout."""
+    """Reading from a stream, as the selector loop's transport does it.  T15 throughout."""
 
     # The most that one data_received() is given: the selector loop's.
     max_size = 256 * 1024
 
-    # absent: _ProactorReadPipeTransport.__init__: differs[T3]
-
-    def set_protocol(self, protocol):
-        self._protocol = protocol
-        self._buffered = isinstance(protocol, _BufferedProtocol)
 
     # stdlib: _ProactorReadPipeTransport.is_reading
     def is_reading(self):
@@ -520,21 +546,11 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     # stdlib: _ProactorReadPipeTransport.pause_reading
     def pause_reading(self):
-        if self._closing or self._paused:
-            return
-        self._paused = True
-        self._stop_reading()
-        if self._loop.get_debug():
-            logger.debug("%r pauses reading", self)
+        self._pause()
 
     # stdlib: _ProactorReadPipeTransport.resume_reading
     def resume_reading(self):
-        if self._closing or not self._paused:
-            return
-        self._paused = False
-        self._start_reading()
-        if self._loop.get_debug():
-            logger.debug("%r resumes reading", self)
+        self._resume()
 
     # stdlib: _ProactorReadPipeTransport._eof_received
     def _eof_received(self):
@@ -553,15 +569,17 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if not self._closing:
             self._stop_reading()
 
-    # absent: _ProactorReadPipeTransport._data_received: differs[T3]
 
     # stdlib: _ProactorReadPipeTransport._loop_reading
     def _loop_reading(self, fut=None):
-        if self._paused or self._closing:
-            return
-        self._start_reading()
+        if not self._paused and not self._closing:
+            self._start_reading()
 
     # -- ours: no counterpart in the stdlib's class --
+
+    def set_protocol(self, protocol):
+        self._protocol = protocol
+        self._buffered = isinstance(protocol, _BufferedProtocol)
 
     cdef int _read(self) except -1:
         cdef int64_t got
@@ -635,7 +653,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
 # stdlib: _ProactorBaseWritePipeTransport
 cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
-    """Writing to a stream.  differs[T16], differs[N1] throughout.
+    """Writing to a stream.  T16, differs[N1] throughout.
 
     What is small is gathered and leaves at the end of the tick (_gathered).  What is not, or has a
     consequence, is sent at once, and what there is no room for waits until there is (_buffer).
@@ -643,7 +661,6 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 
     _start_tls_compatible = True
 
-    # absent: _ProactorBaseWritePipeTransport.__init__: there is nothing to begin with
 
     def __cinit__(self):
         self._gather_limit = _gather_all
@@ -697,7 +714,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             self._send_key = self.ring.start_send(
                 self, self._fd, PyBytes_AS_STRING(self._gathered), size)
             if self.ring.is_elsewhere():
-                # differs[D24]
+                # D24
                 self.ring._send_queued()
             return
         self._send(data, size)
@@ -739,7 +756,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 
     def get_write_buffer_size(self):
         """Return the number of bytes that have found no room yet.  Source: asyncio.WriteTransport."""
-        # differs[T14]
+        # T14
         if self._send_key or self._send_error:
             self._flush()
         return self._count_unsent()
@@ -779,7 +796,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         self._gathered += data
         self.ring.extend_send(self._send_key, PyByteArray_AS_STRING(self._gathered), whole)
         if self.ring.is_elsewhere():
-            # differs[D24]
+            # D24
             self.ring._send_queued()
         return True
 
@@ -922,8 +939,183 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         return 0
 
 
-# absent: _ProactorWritePipeTransport: pipes have transports of their own, in unix_events
-# absent: _ProactorDuplexPipeTransport: pipes have transports of their own, in unix_events
+# stdlib: _ProactorDatagramTransport
+cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
+    """Transport for datagrams.  T5 throughout."""
+
+    # The most that one datagram_received() is given.
+    max_size = 256 * 1024
+
+    # What the stdlib's sendto() looks at: nothing is ever left to it.
+    _write_fut = True
+    _header_size = HEADER_SIZE
+
+    # stdlib: _ProactorDatagramTransport.__init__
+    def __init__(self, loop, sock, protocol, address=None, waiter=None, extra=None):
+        self._address = address
+        self._buffer = collections.deque()
+        _ProactorBasePipeTransport.__init__(self, loop, sock, protocol, waiter, extra)
+        # (Of a name that the program has given, the socket need not know.)
+        self._connected = bool(address is not None or self._peer
+                               or (extra and extra.get('peername'))
+                               or (not self._plain and self._make_extra().get('peername')))
+
+
+    # stdlib: _ProactorDatagramTransport.get_write_buffer_size
+    def get_write_buffer_size(self):
+        """Return the number of bytes that have found no room yet.  Source: asyncio.DatagramTransport."""
+        return self._buffer_size
+
+    # stdlib: _ProactorDatagramTransport.abort
+    def abort(self):
+        """Close at once; what has not been sent is lost.  Source: asyncio.DatagramTransport."""
+        self._force_close(None)
+
+    # stdlib: _ProactorDatagramTransport.sendto
+    def sendto(self, data, addr=None):
+        """Send a datagram, to addr or to the one peer.  Source: asyncio.DatagramTransport."""
+        if self._sock is None:
+            return                        # closed: there is nowhere to send to
+        # What is the rule, in short; all else is asked of the stdlib's method.
+        if (type(data) is bytes and data and not self._conn_lost and not self._buffer
+                and self._address is None and self._plain and not self._lost()
+                and self._send_now(data, addr) >= 0):
+            return
+        # It checks and queues; what it would do at once is done below.
+        _stdlib_sendto(self, data, addr)
+        if not self._flush():
+            self._pause_if_full()
+
+
+    # stdlib: _ProactorDatagramTransport._loop_reading
+    def _loop_reading(self, fut=None):
+        if not self._paused and not self._closing:
+            self._start_reading()
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def _maybe_pause_protocol(self):
+        # The stdlib's sendto() would: what is being queued may leave at once.
+        pass
+
+    def is_reading(self):
+        return not self._paused and not self._closing
+
+    def pause_reading(self):
+        self._pause()
+
+    def resume_reading(self):
+        self._resume()
+
+    cdef int64_t _send_now(self, data, addr) except -1:
+        """Send one of bytes, if there is room and its address is a plain one; what was sent, or below -1."""
+        cdef sockaddr_storage address
+        cdef unsigned length = 0
+        cdef int64_t sent
+        if not self._connected:
+            length = parse_address(family_of(self._sock), addr, &address)
+            if not length:
+                return -2
+        sent = self.ring.sendto(self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &address, length)
+        return sent if sent >= 0 else -2
+
+    cdef int _read(self) except -1:
+        cdef int count = _DATAGRAMS
+        # differs[N5]
+        while count and not self._conn_lost and not self._closing and not self._paused:
+            count -= 1
+            if not self._read_one():
+                return 0
+        if self._conn_lost or self._closing:
+            # The close() was interrupted.
+            self._stop_reading()
+        return 0
+
+    cdef int _read_one(self) except -1:
+        """Receive a datagram; false if there was none."""
+        cdef sockaddr_storage address
+        cdef unsigned length = 0
+        cdef int64_t got
+        try:
+            # D7
+            if not self._plain or not has_plain_addresses(self._sock):
+                data, addr = self._sock.recvfrom(self.max_size, _MSG_DONTWAIT)
+            else:
+                got = -EBADF if self._lost() else self.ring.receive_from(
+                    self._fd, self.ring._scratch, SCRATCH_SIZE, &address, &length)
+                if got == -EAGAIN:
+                    return False
+                if got < 0:
+                    raise _os_error(<int> -got)
+                data = PyBytes_FromStringAndSize(<char*> self.ring._scratch, got)
+                addr = format_address(&address, length)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            self._protocol.error_received(exc)
+            return not self._lost()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal read error on datagram transport')
+            return False
+        self._protocol.datagram_received(data, addr)
+        return True
+
+    def _write_ready(self):
+        """Send what is queued, as long as there is room."""
+        # error_received() may have closed, aborted or sent.
+        while self._buffer:
+            # Out of the queue first: one that is interrupted is not sent again.
+            data, addr = self._buffer.popleft()
+            self._buffer_size -= len(data) + HEADER_SIZE
+            error = None
+            try:
+                if self._connected:
+                    self._sock.send(data)
+                else:
+                    self._sock.sendto(data, addr)
+            except (BlockingIOError, InterruptedError):
+                self._buffer.appendleft((data, addr))
+                self._buffer_size += len(data) + HEADER_SIZE
+                self._start_writing()
+                break
+            except OSError as exc:
+                error = exc
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, 'Fatal write error on datagram transport')
+                return
+            if error is not None:
+                if self._buffer:
+                    # What is queued does not depend on what the protocol does.
+                    self._start_writing()
+                try:
+                    self._protocol.error_received(error)
+                finally:
+                    error = None
+        if self._loop is None:
+            return
+        self._resume_if_drained()
+        if not self._buffer and self._write_handle is not None:
+            if self._closing:
+                self._lose_connection(None)
+            else:
+                self._stop_writing()
+
+    cdef object _count_unsent(self):
+        return self._buffer_size
+
+    cdef bint _flush(self) except -1:
+        if self._buffer and self._write_handle is None:
+            self._write_ready()
+        return not self._buffer
+
+    cdef int _drop_unsent(self) except -1:
+        self._buffer.clear()
+        self._buffer_size = 0
+        return 0
 
 
 # stdlib: _ProactorSocketTransport
@@ -938,7 +1130,6 @@ cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
         _ProactorBasePipeTransport.__init__(self, loop, sock, protocol, waiter, extra, server, context)
         base_events._set_nodelay(sock)
 
-    # absent: _ProactorSocketTransport._set_extra: differs[N3]
 
     # stdlib: _ProactorSocketTransport.can_write_eof
     def can_write_eof(self):
@@ -968,10 +1159,10 @@ cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
 
 
 # ours: what a tier of transports has besides, see `tiers`
-_ProactorDatagramTransport = stdlib_transports._ProactorDatagramTransport
 _ProactorDuplexPipeTransport = stdlib_transports._ProactorDuplexPipeTransport
 _Acceptor = stdlib_transports._Acceptor
 
 
+# ours: as the function of stdlib_transports
 def _make_socket_transport(loop, sock, protocol, waiter, extra, server, context):
     return _ProactorSocketTransport(loop, sock, protocol, waiter, extra, server, context)

@@ -92,7 +92,7 @@ def _find_header_size():
     return probe._buffer_size - 1
 
 
-_HEADER_SIZE = _find_header_size()
+HEADER_SIZE = _find_header_size()
 
 # A number and no member of an enumeration, which takes longer to be read.
 _MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -616,13 +616,13 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
         while self._buffer:
             # Out of the queue first: one that is interrupted is not sent again.
             data, addr = self._buffer.popleft()
-            self._buffer_size -= len(data) + _HEADER_SIZE
+            self._buffer_size -= len(data) + HEADER_SIZE
             error = None
             try:
                 self._send(data, addr)
             except (BlockingIOError, InterruptedError):
                 self._buffer.appendleft((data, addr))
-                self._buffer_size += len(data) + _HEADER_SIZE
+                self._buffer_size += len(data) + HEADER_SIZE
                 self._start_writing()
                 break
             except OSError as exc:

@@ -84,7 +84,6 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     selector loop.
 # D30: Windows has one kind of transports. Here a loop is told which tier of them it is to make (`tiers`);
 #     its own class is the same on each.
-import _socket
 import math
 import os
 import select
@@ -123,12 +122,8 @@ cdef extern from "<poll.h>":
 cdef extern from "<errno.h>":
     int EBADF, ECANCELED
 
-cdef extern from "<sys/socket.h>":
-    enum: AF_INET
-    enum: AF_INET6
-    enum: AF_UNIX
-
 from ._overlapped cimport SCRATCH_SIZE, Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
+from ._sockaddr cimport family_of, has_plain_addresses
 from . import selector_events, stdlib_transports, tiers, unix_events
 
 __all__ = (
@@ -152,6 +147,7 @@ cdef int MANY = 4096
 _CLOSE_PATIENCE = 5.0
 
 
+cdef object _PlainSocket = socket.socket
 cdef object _Handle = events.Handle
 cdef object _Future = futures.Future
 cdef object _future_set_result = futures.Future.set_result
@@ -615,23 +611,6 @@ os.register_at_fork(before=_submit_before_fork)
 def finish_sendto(conn, buf, flags, addr, trans, key, ov):
     ov.getresult()
     return conn.sendto(buf, flags, addr)
-
-
-cdef object _Socket = _socket.socket
-cdef object _PlainSocket = socket.socket
-cdef object _family_slot = _socket.socket.family
-
-
-# ours: conn.family as a number, of which socket.socket makes an enumeration's member each time.
-cdef int family_of(object conn) except? -1:
-    if isinstance(conn, _Socket):
-        return Py_TYPE(_family_slot).tp_descr_get(_family_slot, conn, NULL)
-    return conn.family
-
-
-# ours: for the datagrams of D7
-cdef bint has_plain_addresses(object conn) except -1:
-    return family_of(conn) in (AF_INET, AF_INET6, AF_UNIX)
 
 
 # ours: for the datagrams of D7

@@ -128,7 +128,7 @@ Kernel SimulatedKernel::table() noexcept {
                : Entry<&Self::write>::call(self, fd, buffer, size);
   };
   table.recvfrom = Entry<&Self::recvfrom>::call;
-  table.send = Entry<&Self::send>::call;
+  table.sendto = Entry<&Self::sendto>::call;
   table.sendfile = Entry<&Self::sendfile>::call;
   table.clock = [](void* self) { return static_cast<Self*>(self)->clock(); };
   table.sleep = [](void* self, std::int64_t nanoseconds) {
@@ -440,7 +440,8 @@ std::int64_t SimulatedKernel::recvfrom(int fd, void* buffer, std::size_t size, i
   return result;
 }
 
-std::int64_t SimulatedKernel::send(int fd, const void* buffer, std::size_t size, int flags) {
+std::int64_t SimulatedKernel::sendto(int fd, const void* buffer, std::size_t size, int flags,
+                                     const sockaddr*, socklen_t) {
   if (int error = failure(Call::kSend)) return error;
   FilePointer file = file_at(fd);
   if (!(flags & MSG_NOSIGNAL)) violate("send(2) that may raise SIGPIPE");

@@ -230,7 +230,8 @@ class SimulatedKernel {
   std::int64_t write(int fd, const void* buffer, std::size_t size);
   std::int64_t recvfrom(int fd, void* buffer, std::size_t size, int flags, sockaddr* address,
                         socklen_t* length);
-  std::int64_t send(int fd, const void* buffer, std::size_t size, int flags);
+  std::int64_t sendto(int fd, const void* buffer, std::size_t size, int flags,
+                      const sockaddr* address, socklen_t address_length);
   std::int64_t sendfile(int socket, int file, std::int64_t offset, std::size_t count);
 
   int failure(Call call);

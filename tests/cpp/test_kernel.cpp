@@ -49,7 +49,7 @@ TEST_CASE("real_kernel: what the kernel refuses comes as -errno") {
   CHECK(kernel.read(kernel.self, -1, &byte, 1) == -EBADF);
   CHECK(kernel.write(kernel.self, -1, &byte, 1) == -EBADF);
   CHECK(kernel.recvfrom(kernel.self, -1, &byte, 1, 0, nullptr, nullptr) == -EBADF);
-  CHECK(kernel.send(kernel.self, -1, &byte, 1, 0) == -EBADF);
+  CHECK(kernel.sendto(kernel.self, -1, &byte, 1, 0, nullptr, 0) == -EBADF);
   CHECK(kernel.sendfile(kernel.self, -1, -1, 0, 1) == -EBADF);
 }
 
@@ -58,7 +58,7 @@ TEST_CASE("real_kernel: bytes go through its calls") {
   int pair[2];
   REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
   char buffer[8] = {};
-  CHECK(kernel.send(kernel.self, pair[0], "abc", 3, MSG_NOSIGNAL) == 3);
+  CHECK(kernel.sendto(kernel.self, pair[0], "abc", 3, MSG_NOSIGNAL, nullptr, 0) == 3);
   CHECK(kernel.recvfrom(kernel.self, pair[1], buffer, sizeof(buffer), 0, nullptr, nullptr) == 3);
   CHECK(std::string(buffer) == "abc");
   CHECK(kernel.recvfrom(kernel.self, pair[1], buffer, sizeof(buffer), MSG_DONTWAIT, nullptr,

@@ -479,7 +479,7 @@ TEST_CASE("Backing::kReal: a thread that sleeps lets others in, and wakes by wha
     sqe->user_data = round;
     std::thread other([&] {
       for (int count = 0; count < 50; ++count) real.calls.fork_count(real.calls.self);
-      real.calls.send(real.calls.self, real.sockets.fds[1], "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+      real.calls.sendto(real.calls.self, real.sockets.fds[1], "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL, nullptr, 0);
       for (int count = 0; count < 50; ++count) real.calls.fork_count(real.calls.self);
     });
     CHECK(real.ring.enter(true, -1) == 1);

@@ -20,6 +20,7 @@ class ModulePair:
 
 MODULES = (
     ModulePair("asyncio/windows_events.py", "uring_events.pyx", whole=True),
+    ModulePair("asyncio/proactor_events.py", "proactor_events.pyx", whole=False),
     ModulePair("asyncio/proactor_events.py", "stdlib_transports.py", whole=False),
     ModulePair("asyncio/unix_events.py", "unix_events.py", whole=False),
     ModulePair("asyncio/selector_events.py", "selector_events.py", whole=False),
@@ -84,6 +85,9 @@ ABSENT = {
 
 _MIXIN = "ours is a base beside the proactor loop, whose arguments it hands on"
 
+_IN_CONTEXT = "self, loop, sock, protocol, waiter=None, extra=None, server=None, context=None"
+_CONTEXT = "the connection's own context, which asyncio hands on from 3.15 on"
+
 # Our parameters where they are others than the stdlib's.
 CHANGED = {
     "ProactorEventLoop.__init__": (
@@ -100,6 +104,9 @@ CHANGED = {
         "BaseProactorEventLoop.sock_recvfrom_into passes nbytes third, where IocpProactor's has"
         " flags: a length would be taken for flags",
     ),
+    "_ProactorBasePipeTransport.__init__": (_IN_CONTEXT, _CONTEXT),
+    "_ProactorBasePipeTransport.__del__": ("self", "a class of C calls it without arguments"),
+    "_ProactorSocketTransport.__init__": (_IN_CONTEXT, _CONTEXT),
     "_UnixSelectorEventLoop.__init__": ("self, *args, **kwargs", _MIXIN),
     "BaseSelectorEventLoop.__init__": ("self", "no selector is made: the proactor is what waits"),
 }
