@@ -194,7 +194,7 @@ cdef class _ProactorBasePipeTransport:
         self._closing = True
         self._stop_reading()
 
-    # stdlib: _ProactorBasePipeTransport.__del__
+    # ours: _ProactorBasePipeTransport.__del__, which a class of C calls without an argument
     def __del__(self):
         if self._sock is not None:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)

@@ -105,7 +105,6 @@ CHANGED = {
         " flags: a length would be taken for flags",
     ),
     "_ProactorBasePipeTransport.__init__": (_IN_CONTEXT, _CONTEXT),
-    "_ProactorBasePipeTransport.__del__": ("self", "a class of C calls it without arguments"),
     "_ProactorSocketTransport.__init__": (_IN_CONTEXT, _CONTEXT),
     "_UnixSelectorEventLoop.__init__": ("self, *args, **kwargs", _MIXIN),
     "BaseSelectorEventLoop.__init__": ("self", "no selector is made: the proactor is what waits"),
