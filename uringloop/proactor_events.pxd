@@ -2,10 +2,10 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from ._overlapped cimport Completion
-from .base_events cimport ReadyOwner
+from .transport_registry cimport Registered
 
 
-cdef class _ProactorBasePipeTransport(ReadyOwner):
+cdef class _ProactorBasePipeTransport(Registered):
     cdef readonly object _loop
     cdef public object _sock
     cdef object __weakref__

@@ -19,12 +19,14 @@ Differences from the stdlib beyond those, numbered; a line `# differs[Nn]` stand
 # N4: An attribute that nobody has declared can't be set.
 # N5: Up to sixteen datagrams are received in one turn, as long as the transport reads: on a busy socket a
 #     turn for each would cost more than the datagram.
+import _socket
 import collections
 import itertools
 import os
 import select
 import socket
 import warnings
+import weakref
 from asyncio import base_events, constants, events, futures, proactor_events, protocols, transports, trsock
 from asyncio.log import logger
 
@@ -36,10 +38,11 @@ from cpython.object cimport PyObject
 from ._overlapped cimport SCRATCH_SIZE, Completion, Ring, fileno, is_readable, number_of
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
+from .transport_registry import Clients
 from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
 
 cdef extern from "<errno.h>":
-    int EAGAIN, EBADF, ECANCELED
+    int errno, EAGAIN, EBADF, ECANCELED, EINTR
 
 cdef extern from "<poll.h>":
     enum: POLLIN
@@ -50,12 +53,30 @@ cdef extern from "<sys/socket.h>" nogil:
         pass
     int getsockname(int fd, sockaddr* address, unsigned* length)
     int getpeername(int fd, sockaddr* address, unsigned* length)
+    int accept4(int fd, sockaddr* address, unsigned* length, int flags)
+    int setsockopt(int fd, int level, int option, const void* value, unsigned length)
+    enum: SOCK_NONBLOCK
+    enum: SOCK_CLOEXEC
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum: IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum: TCP_NODELAY
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
 
+cdef object _PlainSocket = socket.socket
+cdef object _init_socket = _socket.socket.__init__
+# Of which sockets asyncio sets TCP_NODELAY.
+cdef object _NODELAY = {(int(family), int(socket.SOCK_STREAM), int(socket.IPPROTO_TCP))
+                        for family in (socket.AF_INET, socket.AF_INET6)}
 cdef object _BufferedProtocol = protocols.BufferedProtocol
 cdef object _detach_takes_transport = DETACH_TAKES_TRANSPORT
 cdef object _iov_max = IOV_MAX
@@ -134,10 +155,16 @@ cdef class _ProactorBasePipeTransport:
         self._context = context
         self._high_water = _HIGH_WATER
         self._low_water = _LOW_WATER
+        if type(extra) is bytes:
+            # Of _Acceptor: the peer's raw address.
+            self._peer = extra
+            extra = None
         self._extra_given = extra
         # differs[N3]
         if not self._plain:
             self._make_extra()
+        elif self._peer is not None:
+            pass
         elif extra is None or 'peername' not in extra:
             self._peer = _name_of(self._fd, True)
         self.set_protocol(protocol)
@@ -196,6 +223,7 @@ cdef class _ProactorBasePipeTransport:
 
     # ours: _ProactorBasePipeTransport.__del__, which a class of C calls without an argument
     def __del__(self):
+        self.leave(self._fd)
         if self._sock is not None:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._sock.close()
@@ -269,6 +297,7 @@ cdef class _ProactorBasePipeTransport:
                 else:
                     server._detach()
                 self._server = None
+            self.leave(self._fd)
             self._stop_writing()
             self._drop_unsent()
         return 0
@@ -1128,7 +1157,9 @@ cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
     def __init__(self, loop, sock, protocol, waiter=None,
                  extra=None, server=None, context=None):
         _ProactorBasePipeTransport.__init__(self, loop, sock, protocol, waiter, extra, server, context)
-        base_events._set_nodelay(sock)
+        if self._peer is None or extra is not self._peer:
+            # (_Acceptor does it itself.)
+            base_events._set_nodelay(sock)
 
 
     # stdlib: _ProactorSocketTransport.can_write_eof
@@ -1158,9 +1189,82 @@ cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
         return None if self._called_connection_lost else self._read_ready
 
 
+# ours: inner functions of BaseProactorEventLoop._start_serving
+class _Acceptor(stdlib_transports._Acceptor):
+    """The same, by fewer steps for each connection: the socket object is made here, and not asked for anything."""
+
+    __slots__ = ('_kind', '_nodelay')
+
+    def start(self):
+        sock = self._sock
+        # Of a class of the user's, its own accept() is called.
+        self._kind = (family_of(sock), int(sock.type), sock.proto) if type(sock) is _PlainSocket else None
+        self._nodelay = self._kind in _NODELAY
+        # Its connections keep their places in it themselves.
+        if type(getattr(self._server, '_clients', None)) is weakref.WeakSet and not self._server._clients:
+            self._server._clients = Clients()
+        super().start()
+
+    def accept(self):
+        cdef sockaddr_storage address
+        cdef unsigned length
+        cdef int fd
+        if self._kind is None or self._sslcontext is not None or self._context is not None or self._loop._debug:
+            super().accept()
+            return
+        # As the later of the selector loop's: a backlog of 0 is one client, too.
+        for _ in range(self._backlog + 1):
+            if self.is_stopped():
+                return                    # maybe in this tick
+            length = sizeof(address)
+            fd = accept4(fileno(self._sock), <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                if errno == EAGAIN or errno == EINTR or not self.failed(_os_error(errno)):
+                    return
+                continue
+            conn = self._make_socket(fd)
+            self.connect(conn, PyBytes_FromStringAndSize(<char*> &address, min(length, <unsigned> sizeof(address))), None)
+
+    def _make_socket(self, int fd):
+        """Return a socket object of the descriptor, as socket.accept() makes one."""
+        cdef int one = 1
+        family, kind, proto = self._kind
+        try:
+            conn = _PlainSocket.__new__(_PlainSocket)
+            # With SOCK_NONBLOCK it need not be told, by a call each, that it does not block.
+            _init_socket(conn, family, kind | SOCK_NONBLOCK, proto, fd)
+        except BaseException:
+            close(fd)
+            raise
+        conn._io_refs = 0
+        conn._closed = False
+        if self._nodelay:
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        return conn
+
+    def connect(self, conn, addr, context):
+        if type(addr) is not bytes:
+            super().connect(conn, addr, context)
+            return
+        loop = self._loop
+        protocol = None
+        try:
+            protocol = self._protocol_factory()
+            if loop._transports.get(number_of(conn)) is not None:
+                # The user has closed the socket that it was made on.
+                loop._ensure_fd_no_transport(conn)
+            loop._adopt(conn, _ProactorSocketTransport(loop, conn, protocol, None, addr, self._server))
+        except (SystemExit, KeyboardInterrupt):
+            # A transport that is whole has begun to read: it goes on.
+            if loop._transports.get(conn.fileno()) is None:
+                conn.close()
+            raise
+        except BaseException as exc:
+            conn.close()
+
+
 # ours: what a tier of transports has besides, see `tiers`
 _ProactorDuplexPipeTransport = stdlib_transports._ProactorDuplexPipeTransport
-_Acceptor = stdlib_transports._Acceptor
 
 
 # ours: as the function of stdlib_transports

@@ -18,9 +18,10 @@ import functools
 import os
 import select
 import selectors
-import weakref
 from asyncio import base_events, events
 from asyncio.selector_events import BaseSelectorEventLoop
+
+from .transport_registry import Transports
 
 
 class _Key:
@@ -57,7 +58,7 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
         base_events.BaseEventLoop.__init__(self)
         self._keys = {}
         # Descriptor -> transport: those belong to nobody else.
-        self._transports = weakref.WeakValueDictionary()
+        self._transports = Transports()
 
     # stdlib: BaseSelectorEventLoop.close
     def close(self):

@@ -1147,7 +1147,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
     def _sock_wait(self, sock, events):
         """Return a future of `events` on a socket that is no transport's."""
-        # (The dict in it: its own len() is Python code.) A class of the user's may say what it likes.
-        if self._transports.data or type(sock) is not socket.socket:
+        # A class of the user's may say what it likes.
+        if self._transports or type(sock) is not socket.socket:
             self._ensure_fd_no_transport(sock.fileno())
         return self._proactor._poll_socket(sock, events)

@@ -1,0 +1,29 @@
+# What native transports are registered by.
+from cpython.object cimport PyObject
+from libcpp.vector cimport vector
+
+from .base_events cimport ReadyOwner
+
+
+cdef class Registered(ReadyOwner):
+    """A transport that is known to its loop by its descriptor, and to its server."""
+    cdef Transports _transports  # where it stands, or None
+    cdef Clients _clients        # the same
+    cdef PyObject* _older        # its neighbours there, borrowed
+    cdef PyObject* _younger
+
+    cdef int leave(self, int fd) except -1
+
+
+cdef class Transports:
+    cdef vector[PyObject*] _natives
+    cdef object _others
+    cdef Py_ssize_t _count       # of the native ones
+
+    cdef object find(self, fd)
+
+
+cdef class Clients:
+    cdef PyObject* _youngest
+    cdef Py_ssize_t _count       # of the native ones
+    cdef object _others

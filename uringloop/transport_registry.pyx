@@ -1,0 +1,160 @@
+"""Which transport a descriptor belongs to, and which ones are a server's.
+
+Mirrors nothing.  asyncio keeps both in weak collections, at half a kilobyte and two microseconds for each
+connection.  A native transport leaves its places itself when it dies, so what stands there needs no weak
+reference: a pointer that nobody owns.  Other transports stand in asyncio's own collections, behind it.
+
+Must not be in here: what transports do.
+"""
+import weakref
+
+
+cdef class Registered:
+
+    cdef int leave(self, int fd) except -1:
+        """Leave both places; called when the connection is lost, and when the object dies."""
+        cdef Transports transports = self._transports
+        if transports is not None:
+            self._transports = None
+            if <size_t> fd < transports._natives.size() and transports._natives[fd] == <PyObject*> self:
+                transports._natives[fd] = NULL
+                transports._count -= 1
+        if self._clients is not None:
+            self._clients.discard(self)
+        return 0
+
+
+cdef class Transports:
+    """Descriptor -> transport, as a weakref.WeakValueDictionary has it."""
+
+    def __cinit__(self):
+        self._others = weakref.WeakValueDictionary()
+
+    cdef object find(self, fd):
+        cdef Py_ssize_t number
+        if self._count and type(fd) is int:
+            number = fd
+            if 0 <= number < <Py_ssize_t> self._natives.size() and self._natives[number] is not NULL:
+                return <object> self._natives[number]
+        return self._others.get(fd) if self._others else None
+
+    def get(self, fd, default=None):
+        transport = self.find(fd)
+        return default if transport is None else transport
+
+    def __getitem__(self, fd):
+        transport = self.find(fd)
+        if transport is None:
+            raise KeyError(fd)
+        return transport
+
+    def __setitem__(self, fd, transport):
+        cdef Registered native
+        cdef Py_ssize_t number
+        self.pop(fd, None)
+        if not isinstance(transport, Registered):
+            self._others[fd] = transport
+            return
+        native = transport
+        number = fd
+        if number >= <Py_ssize_t> self._natives.size():
+            self._natives.resize(max(64, number + number // 2 + 1), NULL)
+        native._transports = self
+        self._natives[number] = <PyObject*> native
+        self._count += 1
+
+    def pop(self, fd, *default):
+        cdef Registered native
+        transport = self.find(fd)
+        if not isinstance(transport, Registered):
+            return self._others.pop(fd, *default)
+        native = transport
+        native._transports = None
+        self._natives[<Py_ssize_t> fd] = NULL
+        self._count -= 1
+        return transport
+
+    def __delitem__(self, fd):
+        self.pop(fd)
+
+    def __contains__(self, fd):
+        return self.find(fd) is not None
+
+    def __len__(self):
+        return self._count + len(self._others)
+
+    def __bool__(self):
+        # (Of the dead ones the dict is told later. Its own len() is Python code.)
+        return self._count > 0 or bool(self._others.data)
+
+    def __iter__(self):
+        numbers = [number for number in range(self._natives.size()) if self._natives[number] is not NULL]
+        return iter(numbers + list(self._others))
+
+    def values(self):
+        return [self[fd] for fd in self]
+
+    def items(self):
+        return [(fd, self[fd]) for fd in self]
+
+
+cdef class Clients:
+    """The transports of one server, as a weakref.WeakSet has them."""
+
+    def __cinit__(self):
+        self._others = weakref.WeakSet()
+
+    def add(self, transport):
+        cdef Registered native
+        if not isinstance(transport, Registered):
+            self._others.add(transport)
+            return
+        native = transport
+        if native._clients is not None:
+            native._clients.discard(native)
+        native._clients = self
+        native._older = self._youngest
+        if native._older is not NULL:
+            (<Registered> native._older)._younger = <PyObject*> native
+        self._youngest = <PyObject*> native
+        self._count += 1
+
+    def discard(self, transport):
+        cdef Registered native
+        if not isinstance(transport, Registered):
+            self._others.discard(transport)
+            return
+        native = transport
+        if native._clients is not self:
+            return
+        native._clients = None
+        if native._younger is NULL:
+            self._youngest = native._older
+        else:
+            (<Registered> native._younger)._older = native._older
+        if native._older is not NULL:
+            (<Registered> native._older)._younger = native._younger
+        native._older = native._younger = NULL
+        self._count -= 1
+
+    def copy(self):
+        """Return a list of them, the oldest first."""
+        cdef list clients = []
+        cdef PyObject* item = self._youngest
+        while item is not NULL:
+            clients.append(<object> item)
+            item = (<Registered> item)._older
+        clients.reverse()
+        clients.extend(self._others)
+        return clients
+
+    def __contains__(self, transport):
+        if isinstance(transport, Registered):
+            return (<Registered> transport)._clients is self
+        return transport in self._others
+
+    def __len__(self):
+        return self._count + len(self._others)
+
+    def __iter__(self):
+        return iter(self.copy())
