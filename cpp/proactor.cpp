@@ -41,6 +41,13 @@ constexpr std::int64_t kBackOff = 1000000;
 // Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
 constexpr int kOverflowTries = 8;
 
+// What enter() makes of what the ring's enter() says.
+int harmless_as_0(int result) noexcept {
+  if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN || result == -EBADR)
+    return 0;
+  return result;
+}
+
 bool again_later(int error) noexcept {
   return error == -EAGAIN || error == -EINTR || error == -EBUSY || error == -ETIME;
 }
@@ -806,20 +813,28 @@ bool Proactor::must_enter() const noexcept {
   return ring_.submissions_pending() != 0 || ring_.completions_deferred();
 }
 
-int Proactor::enter_ring(bool wait, std::int64_t timeout_ns) noexcept {
+int Proactor::enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_ns) noexcept {
   const unsigned before = door_.fetch_or(kInside);
   // As the kernel says it of a ring of one issuer.
   if (before & kInside) return -EEXIST;
   int result = -EBADF;
-  if (!(before & kShut)) result = ring_.enter(wait, timeout_ns);
+  if (!(before & kShut)) {
+    const std::int64_t end = spin_ns > 0 ? now() + spin_ns : 0;
+    do {
+      result = ring_.enter(wait, timeout_ns);
+      // All that may be looked at without the GIL; a close() waits for this thread to come out.
+    } while (spin_ns > 0 && result >= 0 && !ring_.completions_visible() && !ring_.dropped() &&
+             !(door_.load() & kShut) && now() < end);
+  }
   return door_.fetch_and(~kInside) & kShut ? -EBADF : result;
 }
 
 int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
-  const int result = enter_ring(wait, timeout_ns);
-  if (result >= 0 || result == -ETIME || result == -EBUSY || result == -EAGAIN || result == -EBADR)
-    return 0;
-  return result;
+  return harmless_as_0(enter_ring(wait, timeout_ns));
+}
+
+int Proactor::spin(std::int64_t spin_ns) noexcept {
+  return harmless_as_0(enter_ring(false, 0, spin_ns));
 }
 
 void Proactor::back_off(std::int64_t timeout_ns) noexcept {

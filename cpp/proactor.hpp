@@ -168,6 +168,9 @@ class Proactor {
   // -EAGAIN, which a later turn cures, and -EBADR, which reap() does, count as 0.  -EBADF: closed, perhaps meanwhile.
   // -EEXIST: another thread is in here, or, of a ring of one issuer, it is another's.
   int enter(bool wait, std::int64_t timeout_ns) noexcept;
+  // Enter without a wait, again and again, until a completion is there, `spin_ns` are over, or the kernel has
+  // an error to tell.  Returns, and may run beside other calls, as enter().
+  int spin(std::int64_t spin_ns) noexcept;
   // Read CQEs, about kReapLimit at most; how many there were.
   int reap() noexcept;
   // True when the kernel took nothing of what this turn had for it (-EAGAIN, -EBUSY), and had nothing to
@@ -252,7 +255,7 @@ class Proactor {
   void finish(Operation* operation, int result) noexcept;
   void dispatch(const io_uring_cqe& cqe) noexcept;
   void disown(Operation* operation, int error) noexcept;
-  int enter_ring(bool wait, std::int64_t timeout_ns) noexcept;
+  int enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_ns = 0) noexcept;
   void shut() noexcept;
   bool fill() noexcept;
   void take_back() noexcept;

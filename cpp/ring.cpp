@@ -228,7 +228,8 @@ bool Ring::dropped() const noexcept {
 }
 
 bool Ring::completions_visible() const noexcept {
-  return load_acquire(cq_tail_) != *cq_head_;
+  // Another thread may pop while one spins without the GIL.
+  return load_acquire(cq_tail_) != __atomic_load_n(cq_head_, __ATOMIC_RELAXED);
 }
 
 bool Ring::pop(io_uring_cqe* completion) noexcept {

@@ -459,7 +459,7 @@ cdef class IouringProactor:
         return 0
 
     # stdlib: IocpProactor.__init__
-    def __init__(self, rung=None, kernel=None):
+    def __init__(self, rung=None, kernel=None, *, spin_us=None, sq_entries=None, cq_entries=None, receive_buffer=None):
         # differs[D1]
         pass
 

@@ -34,16 +34,18 @@ __all__ = (
 )
 
 
-def new_event_loop(transports=None):
+def new_event_loop(transports=None, *, spin_us=None, sq_entries=None, cq_entries=None, receive_buffer=None):
     """Return a new event loop on io_uring.
 
     For asyncio.run(..., loop_factory=...) and asyncio.Runner(loop_factory=...).
     transports: as for IouringProactorEventLoop.
+    spin_us, sq_entries, cq_entries, receive_buffer: as for IouringProactor.
     Raises IouringUnavailableError where io_uring can't be had, ValueError for an argument that is wrong.
 
     Source: asyncio.new_event_loop.
     """
-    return IouringProactorEventLoop(transports=transports)
+    return IouringProactorEventLoop(transports=transports, spin_us=spin_us, sq_entries=sq_entries,
+                                    cq_entries=cq_entries, receive_buffer=receive_buffer)
 
 
 def run(main, *, debug=None, transports=None):

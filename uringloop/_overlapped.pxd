@@ -113,6 +113,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool must_enter()
         cbool large_copy()
         int enter(cbool wait, int64_t timeout_ns)
+        int spin(int64_t spin_ns)
         int reap()
         cbool stalled()
         void back_off(int64_t timeout_ns)
@@ -142,8 +143,6 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         unsigned watched()
 
 
-cdef Py_ssize_t SCRATCH_SIZE
-
 cdef int fileno(object obj) except -1
 # Whether a socket's number can be read without calling Python, and that number.
 cdef bint is_readable(object obj) noexcept
@@ -156,10 +155,15 @@ cdef class Ring:
     cdef object _kernel          # the capsule of the calls that the proactor makes, or None
     cdef list _slots             # slot -> its Owner, or None
     cdef void* _scratch          # what receives go through, to be copied at their true size
+    cdef Py_ssize_t _scratch_size
+    cdef unsigned _sq_entries, _cq_entries
+    cdef int64_t _spin_ns        # how long a turn looks for completions before it sleeps; 0: not at all
     cdef unsigned long _thread   # who called wait() last
     cdef bint _asleep            # he is about to enter the kernel without the GIL, or is there
     cdef int64_t _look_due      # when wait() may look at all watched ones again
     cdef object __weakref__
+
+    cdef int _size_queues(self, sq_entries, cq_entries) except -1
 
     # What an owner starts, keeps going and ends.
     cdef int enlist(self, Owner owner, int64_t key) except -1

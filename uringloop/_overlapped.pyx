@@ -72,10 +72,18 @@ cdef extern from "ring.hpp" namespace "uring" nogil:
 # thousand busy connections.
 cdef unsigned SQ_ENTRIES = 512
 cdef unsigned CQ_ENTRIES = 2048
+# IORING_MAX_ENTRIES, and twice as many completions.
+cdef unsigned MOST_SQ_ENTRIES = 32768
+cdef unsigned MOST_CQ_ENTRIES = 65536
 
 # Receives up to this size go through one buffer a ring: a bytes object of the true size costs less
 # than a large one that is shrunk (above 128 KiB glibc maps and unmaps memory for each).
-SCRATCH_SIZE = 256 * 1024
+cdef Py_ssize_t SCRATCH_SIZE = 256 * 1024
+cdef Py_ssize_t LEAST_SCRATCH_SIZE = 4096
+cdef Py_ssize_t MOST_SCRATCH_SIZE = 16 * 1024 * 1024
+
+# In microseconds. What comes later than that is worth a sleep.
+cdef int MOST_SPIN = 1000
 
 # How many sockets wait() looks at, whether they are still open, before it sleeps; in a turn that does
 # not sleep, only a few.  Where there are more, it looks at all of them, but not again within the
@@ -103,6 +111,25 @@ _kept_for_good = _kept
 
 cdef object _os_error(int64_t error):
     return OSError(<int> -error, os.strerror(<int> -error))
+
+
+cdef int64_t _option(name, value, int64_t default, int64_t least, int64_t most) except -1:
+    """Return an option of a ring; the default for None."""
+    if value is None:
+        return default
+    # Of any size: what is too large for a C integer is out of range like other numbers.
+    number = PyNumber_Index(value)
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {number}")
+    return number
+
+
+cdef unsigned _power_of_two(unsigned number) noexcept:
+    """Return the next one, as the kernel rounds the sizes of queues."""
+    cdef unsigned power = 1
+    while power < number:
+        power *= 2
+    return power
 
 
 cdef inline int _read_number(object sock) noexcept:
@@ -179,22 +206,42 @@ cdef class Ring:
     rung: the set-up flags to begin with, 0 (best) to 2 (those of Linux 5.19); a kernel that
     refuses them is asked for the next.  None: what this kernel was found to take.
     kernel: for tests, a capsule named "uring::Kernel" with the calls to make in the system's place.
-    Raises uringloop.IouringUnavailableError.
+    spin_us, sq_entries, cq_entries, receive_buffer: see uring_events.IouringProactor.
+    Raises uringloop.IouringUnavailableError; ValueError and TypeError for arguments that are none.
 
     Source: io_uring_setup(2), io_uring_enter(2).
     """
 
-    def __cinit__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES,
-                  kernel=None):
+    def __cinit__(self, rung=None, kernel=None, *, spin_us=None, sq_entries=None, cq_entries=None,
+                  receive_buffer=None):
+        cdef const Kernel* calls = _calls_of(kernel)
+        self._spin_ns = 1000 * _option("spin_us", spin_us, 0, 0, MOST_SPIN)
+        self._size_queues(sq_entries, cq_entries)
+        self._scratch_size = _option("receive_buffer", receive_buffer, SCRATCH_SIZE, LEAST_SCRATCH_SIZE,
+                                     MOST_SCRATCH_SIZE)
         self._slots = []
         self._kernel = kernel
-        self._proactor = new Proactor(_calls_of(kernel)[0])
-        self._scratch = PyMem_RawMalloc(SCRATCH_SIZE)
+        self._proactor = new Proactor(calls[0])
+        self._scratch = PyMem_RawMalloc(self._scratch_size)
         if self._scratch is NULL:
             raise MemoryError
 
-    def __init__(self, rung=None, unsigned sq_entries=SQ_ENTRIES, unsigned cq_entries=CQ_ENTRIES,
-                 kernel=None):
+    cdef int _size_queues(self, sq_entries, cq_entries) except -1:
+        cdef unsigned sq = _power_of_two(_option("sq_entries", sq_entries, SQ_ENTRIES, 1, MOST_SQ_ENTRIES))
+        cdef unsigned cq = _power_of_two(_option("cq_entries", cq_entries, CQ_ENTRIES, 1, MOST_CQ_ENTRIES))
+        # The kernel refuses fewer completions than submissions. What was not asked for follows.
+        if cq < sq:
+            if sq_entries is None:
+                sq = cq
+            elif cq_entries is None:
+                cq = 2 * sq
+            else:
+                raise ValueError(f"cq_entries must be from {sq} to {MOST_CQ_ENTRIES}, no fewer than sq_entries, not {cq}")
+        self._sq_entries, self._cq_entries = sq, cq
+        return 0
+
+    def __init__(self, rung=None, kernel=None, *, spin_us=None, sq_entries=None, cq_entries=None,
+                 receive_buffer=None):
         cdef Features features
         cdef const char* call = "io_uring_setup"
         cdef int64_t waited = 0
@@ -210,15 +257,15 @@ cdef class Ring:
                 raise ValueError("rung must be 0, 1 or 2")
             error = probe_features(_calls_of(kernel)[0], &features, <Rung> best, &call)
         if error == 0:
-            error = self._proactor.init(features, sq_entries, cq_entries, 0)
+            error = self._proactor.init(features, self._sq_entries, self._cq_entries, 0)
         while error == -ENOMEM and self._wait_for_memory(&waited):
             # Another thread may have made it.
             if self._proactor.is_open():
                 raise RuntimeError("the ring is already made")
-            error = self._proactor.init(features, sq_entries, cq_entries, 0)
+            error = self._proactor.init(features, self._sq_entries, self._cq_entries, 0)
         if error < 0:
             raise explain(-error, stage=call.decode(),
-                          memory_needed=CppRing.memory_needed(sq_entries, cq_entries))
+                          memory_needed=CppRing.memory_needed(self._sq_entries, self._cq_entries))
 
     def __dealloc__(self):
         # What is in flight has been ended by close(); the table goes with the proactor.
@@ -317,7 +364,7 @@ cdef class Ring:
         if error == -EBUSY:
             raise RuntimeError("another thread waits for this event loop's completions")
         if error < 0:
-            raise explain(-error, memory_needed=CppRing.memory_needed(SQ_ENTRIES, CQ_ENTRIES))
+            raise explain(-error, memory_needed=CppRing.memory_needed(self._sq_entries, self._cq_entries))
         self._thread = PyThread_get_thread_ident()
         return 0
 
@@ -347,6 +394,8 @@ cdef class Ring:
     cdef int _wait(self, int64_t timeout_ns) except -1:
         cdef Proactor* proactor = self._proactor
         cdef int64_t deadline = 0
+        # Once: what has not come by then is slept for.
+        cdef int64_t spin_ns = self._spin_ns
         cdef int64_t nap_ns
         cdef int error
         cdef bint sleep
@@ -369,7 +418,15 @@ cdef class Ring:
             error = proactor.prepare()
             sleep = sleep and proactor.idle()
             if error == 0:
-                if sleep or proactor.large_copy():
+                if sleep and spin_ns:
+                    if 0 < nap_ns < spin_ns:
+                        spin_ns = nap_ns
+                    self._asleep = True
+                    with nogil:
+                        error = proactor.spin(spin_ns)
+                    self._asleep = False
+                    spin_ns = 0
+                elif sleep or proactor.large_copy():
                     self._asleep = True
                     with nogil:
                         error = proactor.enter(sleep, nap_ns)
@@ -475,7 +532,7 @@ cdef class Ring:
         return 0
 
     cdef object try_receive(self, int fd, Py_ssize_t size):
-        """Return up to `size` bytes, SCRATCH_SIZE at most, of what has arrived; None if nothing has."""
+        """Return up to `size` bytes, _scratch_size at most, of what has arrived; None if nothing has."""
         cdef int64_t got = self._proactor.receive(fd, self._scratch, size, 0)
         if got == -EAGAIN:
             return None
@@ -907,7 +964,7 @@ cdef class Overlapped(Owner):
         cdef int64_t size = self._size
         cdef int64_t got
         cdef object data
-        if size <= SCRATCH_SIZE:
+        if size <= self.ring._scratch_size:
             if self._kind == Kind.kRead:
                 got = proactor.read(self._fd, self.ring._scratch, size)
             else:
@@ -948,7 +1005,7 @@ cdef class Overlapped(Owner):
         cdef int64_t size = self._size
         cdef object data = None
         cdef char* into = <char*> self.ring._scratch
-        if size > SCRATCH_SIZE:
+        if size > self.ring._scratch_size:
             data = PyBytes_FromStringAndSize(NULL, size)
             into = PyBytes_AS_STRING(data)
         got = self.ring._proactor.receive_from(self._fd, into, size, self._flags, &address, &length)

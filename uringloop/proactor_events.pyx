@@ -35,7 +35,7 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 
-from ._overlapped cimport SCRATCH_SIZE, Completion, Ring, fileno, is_readable, number_of
+from ._overlapped cimport Completion, Ring, fileno, is_readable, number_of
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
 from .transport_registry import Clients
@@ -82,6 +82,8 @@ cdef object _detach_takes_transport = DETACH_TAKES_TRANSPORT
 cdef object _iov_max = IOV_MAX
 cdef Py_ssize_t _gather_one = GATHER_ONE
 cdef Py_ssize_t _gather_all = GATHER_ALL
+# As the transports' max_size.
+cdef Py_ssize_t _MAX_SIZE = 256 * 1024
 cdef object _HIGH_WATER = 64 * 1024
 cdef object _LOW_WATER = 16 * 1024
 cdef object _MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -619,7 +621,8 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if self._buffered:
             return self._read_into_protocol()
         # The user may have closed the socket since.
-        got = -EBADF if self._lost() else self.ring.receive(self._fd, self.ring._scratch, SCRATCH_SIZE)
+        got = -EBADF if self._lost() else self.ring.receive(
+            self._fd, self.ring._scratch, min(_MAX_SIZE, self.ring._scratch_size))
         if got == -EAGAIN:
             return 0
         if got < 0:
@@ -1066,12 +1069,12 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         cdef unsigned length = 0
         cdef int64_t got
         try:
-            # D7
-            if not self._plain or not has_plain_addresses(self._sock):
+            # D7; and a datagram that the buffer does not hold would be cut off.
+            if not self._plain or self.ring._scratch_size < _MAX_SIZE or not has_plain_addresses(self._sock):
                 data, addr = self._sock.recvfrom(self.max_size, _MSG_DONTWAIT)
             else:
                 got = -EBADF if self._lost() else self.ring.receive_from(
-                    self._fd, self.ring._scratch, SCRATCH_SIZE, &address, &length)
+                    self._fd, self.ring._scratch, _MAX_SIZE, &address, &length)
                 if got == -EAGAIN:
                     return False
                 if got < 0:

@@ -49,7 +49,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 # D16: Cancelling needs no care for operations that completed in the meantime: nothing has to be
 #     unregistered, the table drops a cancelled operation with its final completion.
 # D17: `concurrency` says how many threads may run on a completion port; a ring has one. What can
-#     be chosen here is the rung of the set-up ladder and, in tests, the kernel.
+#     be chosen here is the rung of the set-up ladder, what a ring trades for its memory and CPU
+#     and, in tests, the kernel.
 # D18: A socket that its user closes beside a pending operation ends it with OSError(EBADF), before
 #     the loop sleeps, or, where more than 32 operations wait, some ten milliseconds later. The selector
 #     loop waits for ever, and may read from the descriptor number's next owner. The file itself is
@@ -122,7 +123,7 @@ cdef extern from "<poll.h>":
 cdef extern from "<errno.h>":
     int EBADF, ECANCELED
 
-from ._overlapped cimport SCRATCH_SIZE, Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
+from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
 from . import selector_events, stdlib_transports, tiers, unix_events
 
@@ -519,20 +520,29 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
     proactor: an IouringProactor; one is made when it is left out.
     transports: of what its transports are made: "stdlib", the stdlib's own proactor transports, kept to the
     selector loop's contract. None: the default, which is "stdlib".
-    Raises IouringUnavailableError where io_uring can't be had, ValueError for other `transports`.
+    spin_us, sq_entries, cq_entries, receive_buffer: as for IouringProactor; not beside a proactor, which has its own.
+    Raises IouringUnavailableError where io_uring can't be had, ValueError for other `transports` and for numbers
+    out of range.
 
     Source: asyncio.AbstractEventLoop.
     """
 
+    # For __del__, of a loop whose arguments were refused: nothing is open.
+    _closed = True
+
     # stdlib: ProactorEventLoop.__init__
-    def __init__(self, proactor=None, *, transports=None):
-        # For __del__: nothing is open yet.
-        self._closed = True
+    def __init__(self, proactor=None, *, transports=None, spin_us=None, sq_entries=None, cq_entries=None,
+                 receive_buffer=None):
         # differs[D30]
         self._tier = tiers.module_of(transports)
         made = proactor is None
         if made:
-            proactor = IouringProactor()
+            proactor = IouringProactor(spin_us=spin_us, sq_entries=sq_entries, cq_entries=cq_entries,
+                                       receive_buffer=receive_buffer)
+        # (No generator: Cython's keep a reference to their type.)
+        elif [option for option in (spin_us, sq_entries, cq_entries, receive_buffer) if option is not None]:
+            raise ValueError('spin_us, sq_entries, cq_entries and receive_buffer are for a proactor that is made here: '
+                             'give them to the IouringProactor')
         try:
             super().__init__(proactor)
         except BaseException:
@@ -668,9 +678,19 @@ cdef class IouringProactor:
     rung: where on the ladder of set-up flags to begin, 0 (best) to 2 (Linux 5.19); None: what the
     running kernel was found to take.
     kernel: for tests, a capsule of system calls, see _overlapped.Ring.
-    Raises IouringUnavailableError where io_uring can't be had.
+    spin_us: microseconds, 0 (the default) to 1,000: how long a turn that has nothing to do looks for completions
+    before it sleeps. What comes within that time is told sooner; a core is busy as long.
+    sq_entries: how many operations one enter submits, 1 to 32,768, default 512; rounded up to a power of two.
+    With more in a tick there are more enters.
+    cq_entries: how many completions the kernel's queue holds, sq_entries to 65,536, default 2,048, or twice
+    sq_entries where that is more; rounded up. More wait in the kernel's own memory. Locked memory: 64 bytes a
+    submission and 16 a completion.
+    receive_buffer: bytes, 4,096 to 16,777,216, default 262,144: what receives go through, in ordinary memory. A
+    stream's data_received() is given as much at most, and no more than 262,144; a sock_recv() of more
+    has a buffer of its own.
+    Raises IouringUnavailableError where io_uring can't be had, ValueError for numbers out of these ranges.
 
-    Source: io_uring(7).
+    Source: io_uring(7), io_uring_setup(2), io_uring_enter(2).
     """
 
     cdef object _loop
@@ -688,7 +708,8 @@ cdef class IouringProactor:
         Py_CLEAR(_PyObject_GetDictPtr(self)[0])
 
     # stdlib: IocpProactor.__init__
-    def __init__(self, rung=None, kernel=None):
+    def __init__(self, rung=None, kernel=None, *, spin_us=None, sq_entries=None, cq_entries=None,
+                 receive_buffer=None):
         if self._ring is not None:
             # Somebody may be waiting in it.
             raise RuntimeError('IouringProactor is already initialized')
@@ -699,7 +720,8 @@ cdef class IouringProactor:
         # By id(): a socket of the user's own class need not be hashable.
         self._stopped_serving = weakref.WeakValueDictionary()
         # differs[D1]: no _cache and no _unregistered; differs[D11]: no _registered.
-        self._ring = Ring(rung, kernel=kernel)
+        self._ring = Ring(rung, kernel, spin_us=spin_us, sq_entries=sq_entries, cq_entries=cq_entries,
+                          receive_buffer=receive_buffer)
 
     # stdlib: IocpProactor._check_closed
     def _check_closed(self):
@@ -1206,16 +1228,16 @@ cdef class IouringProactor:
         NotImplemented for what conn's own method has to be asked.
         """
         cdef Ring ring = self._made_ring()
-        if type(conn) is not _PlainSocket or type(nbytes) is not int or not 0 < nbytes <= SCRATCH_SIZE:
+        if type(conn) is not _PlainSocket or type(nbytes) is not int or not 0 < nbytes <= ring._scratch_size:
             return NotImplemented
         return ring.try_receive(fileno(conn), nbytes)
 
     def _receive(self, conn, nbytes):
-        """Return what has arrived on conn, as its recv() does, at most nbytes."""
+        """Return what has arrived on conn, as its recv() does, at most nbytes and as many as the buffer holds."""
         cdef Overlapped ov = Overlapped(self._ring)
         ov._fd = fileno(conn)
         ov._kind = Kind.kReceive if is_socket(conn, ov._fd) else Kind.kRead
-        ov._size = nbytes
+        ov._size = min(<int64_t> nbytes, self._ring._scratch_size)
         return ov._receive()
 
     def _receive_from(self, conn, nbytes):

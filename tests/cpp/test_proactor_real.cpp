@@ -912,6 +912,50 @@ TEST_CASE("real: a turn sleeps as long as it may and no longer") {
   });
 }
 
+TEST_CASE("real: a spin lasts as long as it may, or until something completes") {
+  on_each_rung([](const Features& features) {
+    Pair pair = stream_pair();
+    Loop loop(features);
+    CHECK(loop.proactor.turn(0) == 0);
+    const std::int64_t before = loop.proactor.now();
+    CHECK(loop.proactor.spin(kMillisecond) == 0);
+    CHECK(loop.proactor.now() - before >= kMillisecond);
+    CHECK(loop.proactor.quiet());
+
+    // It submits, and ends with the completion: its time is longer than any test's.
+    constexpr std::int64_t kForEver = 1000 * kSecond;
+    const std::int64_t poll = loop.proactor.start_poll(Kind::kReceive, pair.ours, POLLIN);
+    REQUIRE(write(pair.theirs, "x", 1) == 1);
+    CHECK(loop.proactor.prepare() == 0);
+    CHECK(loop.proactor.spin(kForEver) == 0);
+    loop.proactor.reap();
+    loop.collector.collect();
+    CHECK(loop.collector.has(poll));
+
+    std::thread waker([&] { loop.proactor.wake(); });
+    CHECK(loop.proactor.prepare() == 0);
+    CHECK(loop.proactor.spin(kForEver) == 0);
+    loop.proactor.reap();
+    CHECK(loop.proactor.take_wake());
+    waker.join();
+  });
+}
+
+TEST_CASE("real: a spin ends when another thread closes the proactor") {
+  on_each_rung([](const Features& features) {
+    Loop loop(features);
+    CHECK(loop.proactor.turn(0) == 0);
+    std::thread closer([&] {
+      while (!loop.proactor.occupied()) std::this_thread::yield();
+      loop.proactor.close();
+    });
+    CHECK(loop.proactor.prepare() == 0);
+    CHECK(loop.proactor.spin(1000 * kSecond) == -EBADF);
+    closer.join();
+    CHECK_FALSE(loop.proactor.is_open());
+  });
+}
+
 TEST_CASE("real: an interrupted sleep is reported and nothing is lost") {
   on_each_rung([](const Features& features) {
     Pair pair = stream_pair();

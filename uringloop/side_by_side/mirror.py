@@ -87,17 +87,18 @@ _MIXIN = "ours is a base beside the proactor loop, whose arguments it hands on"
 
 _IN_CONTEXT = "self, loop, sock, protocol, waiter=None, extra=None, server=None, context=None"
 _CONTEXT = "the connection's own context, which asyncio hands on from 3.15 on"
+_OPTIONS = "spin_us=None, sq_entries=None, cq_entries=None, receive_buffer=None"
 
 # Our parameters where they are others than the stdlib's.
 CHANGED = {
     "ProactorEventLoop.__init__": (
-        "self, proactor=None, *, transports=None",
-        "there is more than one tier of transports to choose from",
+        f"self, proactor=None, *, transports=None, {_OPTIONS}",
+        "there is more than one tier of transports to choose from, and the proactor that is made has options",
     ),
     "IocpProactor.__init__": (
-        "self, rung=None, kernel=None",
+        f"self, rung=None, kernel=None, *, {_OPTIONS}",
         "a ring is entered by one thread, so there is no concurrency to set; what can be chosen is"
-        " the rung of the set-up ladder and, in tests, the kernel",
+        " the rung of the set-up ladder, what a ring trades for its memory and CPU and, in tests, the kernel",
     ),
     "IocpProactor.recvfrom_into": (
         "self, conn, buf, nbytes=0, flags=0",

@@ -204,6 +204,16 @@ PyObject* fail(PyObject* self, PyObject* arguments) {
   return PyErr_Format(PyExc_ValueError, "no call is called %s", name);
 }
 
+PyObject* calls(PyObject* self, PyObject* arguments) {
+  const char* name;
+  if (!PyArg_ParseTuple(arguments, "s", &name)) return nullptr;
+  for (const CallName& call : kCalls) {
+    if (std::string(call.name) == name)
+      return PyLong_FromUnsignedLong(Locked(self)->calls(call.call));
+  }
+  return PyErr_Format(PyExc_ValueError, "no call is called %s", name);
+}
+
 PyObject* force_result(PyObject* self, PyObject* arguments) {
   unsigned opcode;
   int result;
@@ -253,6 +263,7 @@ PyMethodDef methods[] = {
     {"set_chance", set_chance, METH_VARARGS, "set_chance(fault, in_a_thousand)"},
     {"set_limit", set_limit, METH_VARARGS, "set_limit(name, value): a steady fault"},
     {"fail", fail, METH_VARARGS, "fail(call, errno, nth=1, times=1)"},
+    {"calls", calls, METH_VARARGS, "calls(name): how many there were"},
     {"force_result", force_result, METH_VARARGS, "force_result(opcode, result)"},
     {"post", post, METH_VARARGS, "post(ring_fd, user_data, result, flags=0)"},
     {"below", below, METH_O, "A number from the seed."},
