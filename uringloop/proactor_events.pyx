@@ -34,6 +34,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from libc.string cimport memcpy
 
 from ._overlapped cimport Completion, Ring, fileno, is_readable, number_of
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
@@ -68,10 +69,20 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
 cdef extern from "Python.h":
+    # Without a reference that Cython counts: who is resized must have one owner.
+    PyObject* PyBytes_FromStringAndSize_raw "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size)
+    char* PyBytes_AS_STRING_raw "PyBytes_AS_STRING"(PyObject* data)
+    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
+    void Py_DECREF_raw "Py_DECREF"(PyObject* data)
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
 
+# From this size on a read goes straight into the object that the protocol gets, up to that size: above, with
+# what an object has besides, glibc maps and unmaps memory for each.
+cdef int _LARGE = 4096
+cdef Py_ssize_t _LARGEST = 120 * 1024
+cdef int _MARGIN = 64
 cdef object _PlainSocket = socket.socket
 cdef object _init_socket = _socket.socket.__init__
 # Of which sockets asyncio sets TCP_NODELAY.
@@ -285,8 +296,8 @@ cdef class _ProactorBasePipeTransport:
             # differs[N3]
             self._keep_names()
             # T4
-            if self._sock.fileno() >= 0:
-                self.ring._settle(self._sock.fileno())
+            if not self._lost():
+                self.ring._settle(self._fd)
             self._sock.close()
             self._sock = None
             # T3
@@ -613,25 +624,24 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         self._buffered = isinstance(protocol, _BufferedProtocol)
 
     cdef int _read(self) except -1:
-        cdef int64_t got
         if self._conn_lost or self._closing:
             # The close() was interrupted.
             self._stop_reading()
             return 0
         if self._buffered:
             return self._read_into_protocol()
-        # The user may have closed the socket since.
-        got = -EBADF if self._lost() else self.ring.receive(
-            self._fd, self.ring._scratch, min(_MAX_SIZE, self.ring._scratch_size))
-        if got == -EAGAIN:
+        try:
+            data = self._receive()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal read error on socket transport')
             return 0
-        if got < 0:
-            self._fatal_error(_os_error(<int> -got), 'Fatal read error on socket transport')
+        if data is None:
             return 0
-        if got == 0:
+        if not data:
             self._eof_received()
             return 0
-        data = PyBytes_FromStringAndSize(<char*> self.ring._scratch, got)
         try:
             self._protocol.data_received(data)
         except (SystemExit, KeyboardInterrupt):
@@ -639,6 +649,57 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         except BaseException as exc:
             self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
         return 0
+
+    cdef object _receive(self):
+        """Return what has arrived, at most max_size bytes; None if nothing has."""
+        cdef PyObject* data = NULL
+        cdef int64_t got, more
+        cdef Py_ssize_t size
+        cdef Py_ssize_t limit = min(_MAX_SIZE, self.ring._scratch_size)
+        # The user may have closed the socket since.
+        if self._lost():
+            raise _os_error(EBADF)
+        if self._expected < _LARGE:
+            # Through one buffer: an object of the true size is made afterwards.
+            got = self.ring.receive(self._fd, self.ring._scratch, limit)
+            if got == -EAGAIN:
+                return None
+            if got < 0:
+                raise _os_error(<int> -got)
+            self._expected = <int> got
+            return PyBytes_FromStringAndSize(<char*> self.ring._scratch, got)
+
+        # Straight into an object that is as large as the last ones and a little larger: one that comes out full
+        # tells that there is more.
+        size = min(self._expected + _MARGIN, min(_LARGEST, limit))
+        data = PyBytes_FromStringAndSize_raw(NULL, size)
+        if data is NULL:
+            raise MemoryError
+        got = self.ring.receive(self._fd, PyBytes_AS_STRING_raw(data), size)
+        if got < 0:
+            Py_DECREF_raw(data)
+            if got == -EAGAIN:
+                return None
+            raise _os_error(<int> -got)
+        more = 0
+        if got == size and size < _LARGEST and size < limit:
+            more = self.ring.receive(self._fd, self.ring._scratch, limit - size)
+        # (What an error or the end of the stream has to say, the next read says once more.)
+        if more > 0:
+            _PyBytes_Resize(&data, got + more)
+            if data is NULL:
+                raise MemoryError
+            memcpy(PyBytes_AS_STRING_raw(data) + got, self.ring._scratch, more)
+            got += more
+        elif got < size:
+            _PyBytes_Resize(&data, got)
+            if data is NULL:
+                raise MemoryError
+        # Up at once, down slowly: a short one among large ones changes nothing.
+        self._expected = <int> (got if got > self._expected else (3 * self._expected + got) // 4)
+        whole = <object> data
+        Py_DECREF_raw(data)
+        return whole
 
     cdef int _read_into_protocol(self) except -1:
         cdef Py_buffer view
@@ -852,12 +913,16 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             if done >= 0:
                 # The kernel has not got it.
                 self._send_key = 0
-                if self._buffer is None:
-                    self._buffer = collections.deque()
-                self._buffer.appendleft(memoryview(self._gathered)[done:] if done else self._gathered)
+                data = memoryview(self._gathered)[done:] if done else self._gathered
                 self._gathered = None
-                if self._write_handle is None:
-                    self._send_buffer()
+                if self._write_handle is None and not self._buffer:
+                    self._send(data, len(data))
+                else:
+                    if self._buffer is None:
+                        self._buffer = collections.deque()
+                    self._buffer.appendleft(data)
+                    if self._write_handle is None:
+                        self._send_buffer()
             elif self._count_gathered():
                 # In flight: the kernel found no room when the last tick ended.
                 if self._buffer is None:
