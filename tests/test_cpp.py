@@ -22,11 +22,11 @@ THREADS = "test_threads.cpp"
 OPTIONS = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
 # GCC's ThreadSanitizer knows some layouts of the address space only: chance must have no hand in it.
 FIXED_ADDRESSES = ["setarch", "-R"]
-# Of one case; the longest takes ten seconds of CPU, on a machine that others use as well.
-TIME_LIMIT = 180
+# Of one case; the longest takes half a minute of CPU, on a machine that others use as well.
+TIME_LIMIT = 600
 
-# A build may be part of it.
-pytestmark = pytest.mark.timeout(600)
+# A build may be part of it, which takes two minutes of both cores.
+pytestmark = pytest.mark.timeout(1800)
 
 
 def cases_in(source):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import uringloop
+from uringloop import unbuilt
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -197,3 +198,7 @@ def test_commands_run_from_an_unbuilt_tree(tmp_path, installed):
                                 env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stderr
         assert "def recv" in result.stdout
+
+
+def test_all_extension_modules_are_known_where_none_is_built():
+    assert set(unbuilt.EXTENSION_MODULES) == {f"uringloop.{source.stem}" for source in (ROOT / "uringloop").glob("*.pyx")}

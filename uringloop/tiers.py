@@ -14,7 +14,7 @@ Must not be in here: transports.
 """
 import importlib
 
-# Name -> module.  It is imported when the first loop wants it.
+# Name -> module.
 MODULES = {
     'native': 'proactor_events',
     'stdlib': 'stdlib_transports',
@@ -34,3 +34,8 @@ def module_of(name):
     if not isinstance(name, str) or name not in MODULES:
         raise ValueError(f"transports must be {' or '.join(map(repr, MODULES))}, or None, not {name!r}")
     return importlib.import_module(f'.{MODULES[name]}', __package__)
+
+
+# Now: when a loop is made, there may be no descriptor left to open a module's file with.
+for _name in MODULES:
+    module_of(_name)

@@ -12,7 +12,8 @@ import sys
 from importlib.machinery import PathFinder
 
 _NAME = "uringloop"
-EXTENSION_MODULES = tuple(f"{_NAME}.{name}" for name in ("uring_events", "_overlapped", "_sockaddr"))
+EXTENSION_MODULES = tuple(f"{_NAME}.{name}" for name in (
+    "uring_events", "proactor_events", "transport_registry", "base_events", "_overlapped", "_sockaddr"))
 
 
 def give_way():

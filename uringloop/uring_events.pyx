@@ -518,8 +518,8 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
     """Event loop on io_uring.
 
     proactor: an IouringProactor; one is made when it is left out.
-    transports: of what its transports are made: "stdlib", the stdlib's own proactor transports, kept to the
-    selector loop's contract. None: the default, which is "stdlib".
+    transports: of what its transports are made: "native", in Cython, or "stdlib", the stdlib's own proactor
+    transports, kept to the selector loop's contract. None: the default, which is "native".
     spin_us, sq_entries, cq_entries, receive_buffer: as for IouringProactor; not beside a proactor, which has its own.
     Raises IouringUnavailableError where io_uring can't be had, ValueError for other `transports` and for numbers
     out of range.
