@@ -9,11 +9,12 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef readonly object _loop
     cdef public object _sock
     cdef object __weakref__
-    cdef object _protocol
+    cdef readonly object _protocol
     cdef object _extra_given     # what the constructor got; None once the dict is made
     cdef object _extra_dict
     cdef bytes _peer             # the peer's raw address, of a socket whose names nobody has asked for
     cdef bytes _own              # the same of its own, once it is closed
+    cdef object _closed_sock     # what it was on, as long as nobody has asked
     cdef readonly object _server
     cdef object _context         # of the connection, where asyncio hands it one
     cdef object _high_water
@@ -22,10 +23,11 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef readonly object _empty_waiter
     cdef object _write_handle    # the Handle that is run when there is room, and its operation
     cdef object _write_wait
+    cdef object _write_context   # of the first that was gathered: who is told of a failure is told in it
     cdef object _read_context    # what the protocol is called in
     cdef object _read_handle     # in debug mode, what is run in this transport's place
     cdef uint64_t _read_key      # of the poll; 0: not reading
-    cdef readonly Py_ssize_t _conn_lost
+    cdef public Py_ssize_t _conn_lost
     cdef int _fd
     cdef readonly bint _closing
     cdef readonly bint _called_connection_lost
@@ -40,6 +42,7 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _start_writing(self) except -1
     cdef int _stop_writing(self) except -1
     cdef int _read(self) except -1
+    cdef int _run_in(self, context, bint flush) except -1
     cdef bint _flush(self) except -1
     cdef int _drop_unsent(self) except -1
     cdef object _count_unsent(self)
@@ -61,10 +64,12 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     cdef object _gathered        # bytes, or a bytearray of several writes, that leave with the tick
     cdef uint64_t _send_key      # of their send; 0: none is under way
+    cdef uint64_t _dropped_key   # of one that nobody wants any more, while the kernel has it
     cdef int _send_error         # errno of one that failed, until that is told
     cdef readonly bint _eof_written
     cdef Py_ssize_t _gather_limit
 
+    cdef bint _start_sending(self, bytes data) except -1
     cdef bint _gather(self, data, Py_ssize_t size) except -1
     cdef Py_ssize_t _count_gathered(self) noexcept
     cdef int _send(self, data, Py_ssize_t size) except -1
@@ -80,5 +85,5 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
     cdef public Py_ssize_t _buffer_size
     cdef bint _connected         # to one peer: datagrams are sent, not addressed
 
-    cdef int64_t _send_now(self, data, addr) except -1
+    cdef bint _send_now(self, data, addr) except -1
     cdef int _read_one(self) except -1

@@ -31,7 +31,7 @@ from asyncio import base_events, constants, events, futures, proactor_events, pr
 from asyncio.log import logger
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer
-from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.string cimport memcpy
@@ -74,6 +74,7 @@ cdef extern from "Python.h":
     char* PyBytes_AS_STRING_raw "PyBytes_AS_STRING"(PyObject* data)
     int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
     void Py_DECREF_raw "Py_DECREF"(PyObject* data)
+    object PyBytes_FromObject(object data)
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -108,9 +109,23 @@ cdef object _os_error(int error):
     return OSError(error, os.strerror(error))
 
 
+cdef bint _get_writable(buf, Py_buffer* view) except -1:
+    """Get a buffer to receive into; false where it is none."""
+    try:
+        PyObject_GetBuffer(buf, view, PyBUF_WRITABLE)
+    except (BufferError, TypeError):
+        return False
+    return True
+
+
 # ours: what isinstance() finds; differs[N2]
 class _Transport(transports._FlowControlMixin, transports.Transport):
     """What a native transport is to isinstance()."""
+
+
+# ours: the same of one for datagrams
+class _DatagramTransport(transports._FlowControlMixin, transports.DatagramTransport):
+    """What a native transport for datagrams is to isinstance()."""
 
 
 # ours: getsockname(2) or getpeername(2), to be put into words later
@@ -174,8 +189,10 @@ cdef class _ProactorBasePipeTransport:
             extra = None
         self._extra_given = extra
         # differs[N3]
-        if not self._plain:
-            self._make_extra()
+        if not self._plain or not has_plain_addresses(sock):
+            self._extra_dict = {} if extra is None else extra
+            self._extra_given = None
+            _ask_for_names(self._extra_dict, sock)
         elif self._peer is not None:
             pass
         elif extra is None or 'peername' not in extra:
@@ -296,8 +313,8 @@ cdef class _ProactorBasePipeTransport:
             # differs[N3]
             self._keep_names()
             # T4
-            if not self._lost():
-                self.ring._settle(self._fd)
+            self._stop_reading()
+            self.ring.settle(self._sock)
             self._sock.close()
             self._sock = None
             # T3
@@ -412,27 +429,20 @@ cdef class _ProactorBasePipeTransport:
         extra = {} if self._extra_given is None else self._extra_given
         self._extra_given = None
         self._extra_dict = extra
-        if not self._plain:
-            _ask_for_names(extra, self._sock)
-            return extra
-        if self._sock is not None:
-            extra['socket'] = trsock.TransportSocket(self._sock)
-            own = _name_of(self._fd, False)
-        else:
-            own = self._own
-        name = _in_words(own)
-        extra['sockname'] = self._sock.getsockname() if name is NotImplemented and self._sock is not None else name
+        sock = self._closed_sock if self._sock is None else self._sock
+        if sock is not None:
+            extra['socket'] = trsock.TransportSocket(sock)
+        # (Whoever has the number of a closed one now is a stranger.)
+        extra['sockname'] = _in_words(self._own if self._lost() else _name_of(self._fd, False))
         if 'peername' not in extra:
-            name = _in_words(self._peer)
-            extra['peername'] = self._sock.getpeername() if name is NotImplemented and self._sock is not None else name
+            extra['peername'] = _in_words(self._peer)
         return extra
 
     cdef int _keep_names(self) except -1:
         if self._extra_dict is not None:
             return 0
-        if self._lost():
-            self._make_extra()
-        else:
+        self._closed_sock = self._sock
+        if not self._lost():
             self._own = _name_of(self._fd, False)
         return 0
 
@@ -450,7 +460,7 @@ cdef class _ProactorBasePipeTransport:
     cdef bint complete(self, const Completion* completion) except -1:
         if completion.key != self._read_key:
             self.ring.dismiss(completion.key)
-        elif completion.error or (self._plain and self._lost()) or not self.ring.again(completion.key):
+        elif completion.error or self._sock is None or (self._plain and self._lost()) or not self.ring.again(completion.key):
             # A file that is closed is never ready again.
             self._read_key = 0
             self.ring.dismiss(completion.key)
@@ -463,22 +473,29 @@ cdef class _ProactorBasePipeTransport:
         return False
 
     cdef int run(self) except -1:
-        if not self._due:
-            return 0
-        self._due = False
-        loop, context = self._loop, self._read_context
+        if self._due:
+            self._due = False
+            self._run_in(self._read_context, False)
+        return 0
+
+    cdef int _run_in(self, context, bint flush) except -1:
+        """Read, or tell of a send that has failed, as a Handle would run it."""
+        loop = self._loop
         try:
             # (Which fails where the program drives the loop out of a callback of this very transport.)
             PyContext_Enter(context)
             try:
-                self._read()
+                if flush:
+                    self._flush()
+                else:
+                    self._read()
             finally:
                 PyContext_Exit(context)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             # As a Handle tells it.
-            handle = events.Handle(self._read_ready, (), loop, context)
+            handle = events.Handle(self._flush_failed if flush else self._read_ready, (), loop, context)
             loop.call_exception_handler({
                 'message': f'Exception in callback {handle._repr_info()[1]}',
                 'exception': exc,
@@ -496,6 +513,9 @@ cdef class _ProactorBasePipeTransport:
 
     def _read_ready(self):
         self._read()
+
+    def _flush_failed(self):
+        self._flush()
 
     cdef int _read(self) except -1:
         raise NotImplementedError
@@ -536,6 +556,7 @@ cdef class _ProactorBasePipeTransport:
     cdef int _stop_reading(self) except -1:
         cdef uint64_t key = self._read_key
         self._due = False
+        self._read_context = None
         if self._read_handle is not None:
             self._read_handle.cancel()
             self._read_handle = None
@@ -631,7 +652,12 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if self._buffered:
             return self._read_into_protocol()
         try:
-            data = self._receive()
+            if self._plain:
+                data = self._receive()
+            else:
+                data = self._loop._proactor._receive(self._sock, _MAX_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return 0
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -718,13 +744,19 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             if self._sock is None:
                 # get_buffer() has ended the connection for good.
                 return 0
-            PyObject_GetBuffer(buf, &view, PyBUF_WRITABLE)
-            got = -EBADF if self._lost() else self.ring.receive(self._fd, view.buf, view.len)
-            PyBuffer_Release(&view)
+            if not self._plain or not _get_writable(buf, &view):
+                # It says itself what is wrong with the buffer.
+                got = self._sock.recv_into(buf)
+            else:
+                # (A buffer may have a method in Python, which may do anything.)
+                got = -EBADF if self._lost() else self.ring.receive(self._fd, view.buf, view.len)
+                PyBuffer_Release(&view)
             if got == -EAGAIN:
                 return 0
             if got < 0:
                 raise _os_error(<int> -got)
+        except (BlockingIOError, InterruptedError):
+            return 0
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -762,20 +794,14 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     def write(self, data):
         """Send data some time, behind what was written before.  Source: asyncio.WriteTransport."""
         cdef Py_ssize_t size
-        if type(data) is bytes:
-            size = PyBytes_GET_SIZE(data)
-        elif isinstance(data, (bytes, bytearray)):
-            size = len(data)
-        elif isinstance(data, memoryview):
-            size = data.nbytes
-        else:
+        if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f'data argument must be a bytes-like object, '
                             f'not {type(data).__name__!r}')
         if self._eof_written:
             raise RuntimeError('Cannot call write() after write_eof()')
         if self._empty_waiter is not None:
             raise RuntimeError('unable to write; sendfile is in progress')
-        if not size:
+        if not data:
             return
 
         if self._conn_lost:
@@ -786,29 +812,33 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 
         if self._buffer:
             # The program may change what it has written.
-            self._buffer.append(bytes(data))
+            self._buffer.append(PyBytes_FromObject(data))
             self._start_writing()
             self._pause_if_full()
             return
         if self._send_error:
             self._flush()
             return
+        # What its len() says is not what C may read, where the class is the program's.
+        if isinstance(data, bytes):
+            size = PyBytes_GET_SIZE(data)
+        elif isinstance(data, bytearray):
+            size = PyByteArray_GET_SIZE(data)
+        else:
+            size = data.nbytes
         if self._send_key:
             if self._gather(data, size):
                 return
             if not self._flush():
                 if not self._conn_lost:
-                    self._buffer.append(bytes(data))
+                    self._buffer.append(PyBytes_FromObject(data))
                     self._pause_if_full()
                 return
+            if self._conn_lost:
+                return
         elif (size <= _gather_one and size <= self._gather_limit and not self._closing
-                and self._loop._gathers_writes and not self._lost()):
-            self._gathered = data if type(data) is bytes else bytes(data)
-            self._send_key = self.ring.start_send(
-                self, self._fd, PyBytes_AS_STRING(self._gathered), size)
-            if self.ring.is_elsewhere():
-                # D24
-                self.ring._send_queued()
+                and self._plain and self._loop._gathers_writes and not self._lost()
+                and self._start_sending(PyBytes_FromObject(data))):
             return
         self._send(data, size)
         if self._buffer:
@@ -856,38 +886,62 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 
     def _set_write_buffer_limits(self, high=None, low=None):
         _ProactorBasePipeTransport._set_write_buffer_limits(self, high, low)
-        self._gather_limit = <Py_ssize_t> min(self._high_water, _gather_all)
+        # (Any number will do for a limit.)
+        self._gather_limit = _gather_all if self._high_water >= _gather_all else int(self._high_water)
 
     cdef bint complete(self, const Completion* completion) except -1:
-        if completion.key != self._send_key:
+        if completion.key == self._dropped_key:
+            # Nobody is told.
+            self._dropped_key = 0
+        elif completion.key != self._send_key:
             return _ProactorBasePipeTransport.complete(self, completion)
-        self._send_key = 0
+        else:
+            self._send_key = 0
+            if completion.error and completion.error != -ECANCELED:
+                self._send_error = -completion.error
         if completion.abandoned:
             self.ring.keep(self._gathered)
-        if completion.error and completion.error != -ECANCELED:
-            self._send_error = -completion.error
-            self._loop._ready.append(self)
         self._gathered = None
         self.ring.dismiss(completion.key)
+        if self._send_error and self._loop is not None:
+            self._loop._ready.append(self)
         return False
 
     cdef int run(self) except -1:
         if self._send_error and not self._conn_lost:
-            self._flush()
+            self._run_in(self._write_context if self._context is None else self._context, True)
         return _ProactorBasePipeTransport.run(self)
+
+    cdef bint _start_sending(self, bytes data) except -1:
+        """Have data leave with the tick; false if the ring takes nothing: a forked child has none."""
+        if self.ring._is_forked():
+            return False
+        if self._write_context is None and self._context is None:
+            # As the Handle of the reference has it: who is told of a failure is told in there.
+            self._write_context = PyContext_CopyCurrent()
+        try:
+            self._send_key = self.ring.start_send(self, self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        except OSError:
+            return False
+        self._gathered = data
+        if self.ring.is_elsewhere():
+            # D24
+            self.ring._send_queued()
+        return True
 
     cdef bint _gather(self, data, Py_ssize_t size) except -1:
         """Add to what leaves with the tick; false if the kernel may have it already, or it would be too much."""
-        cdef Py_ssize_t whole
-        if self.ring.is_sent(self._send_key):
+        cdef object gathered = self._gathered
+        if self.ring.is_sent(self._send_key) or len(gathered) + size > self._gather_limit:
             return False
-        whole = len(self._gathered) + size
-        if whole > self._gather_limit:
-            return False
-        if type(self._gathered) is bytes:
-            self._gathered = bytearray(self._gathered)
-        self._gathered += data
-        self.ring.extend_send(self._send_key, PyByteArray_AS_STRING(self._gathered), whole)
+        if type(data) is not bytes:
+            data = PyBytes_FromObject(data)
+        # What the ring knows stays where it is until it knows the new place: this may fail.
+        if type(gathered) is bytes:
+            gathered = bytearray(gathered)
+        gathered += data
+        self.ring.extend_send(self._send_key, PyByteArray_AS_STRING(gathered), PyByteArray_GET_SIZE(gathered))
+        self._gathered = gathered
         if self.ring.is_elsewhere():
             # D24
             self.ring._send_queued()
@@ -974,10 +1028,11 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         """Send what waited for room, as the selector loop's transport does."""
         if self._conn_lost:
             return
-        if self._send_key:
+        if self._send_key or self._send_error:
             if self._count_gathered():
                 self._resume_if_drained()
                 return
+            # What stands behind one that has failed is not sent.
             self._flush()
             if self._conn_lost:
                 return
@@ -1025,13 +1080,15 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     cdef int _drop_unsent(self) except -1:
         cdef uint64_t key = self._send_key
         if key:
-            # (What the kernel has, it keeps until its completion, which still finds it here.)
+            self._send_key = 0
             if self.ring.take_back(key) >= 0:
-                self._send_key = 0
                 self._gathered = None
             else:
+                # What the kernel has, it keeps until its completion, which still finds it here.
+                self._dropped_key = key
                 self.ring.cancel(key)
         self._send_error = 0
+        self._write_context = None
         self._buffer = None
         return 0
 
@@ -1053,9 +1110,9 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         self._buffer = collections.deque()
         _ProactorBasePipeTransport.__init__(self, loop, sock, protocol, waiter, extra)
         # (Of a name that the program has given, the socket need not know.)
-        self._connected = bool(address is not None or self._peer
+        self._connected = bool(address is not None or _in_words(self._peer)
                                or (extra and extra.get('peername'))
-                               or (not self._plain and self._make_extra().get('peername')))
+                               or (self._extra_dict is not None and self._extra_dict.get('peername')))
 
 
     # stdlib: _ProactorDatagramTransport.get_write_buffer_size
@@ -1076,7 +1133,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         # What is the rule, in short; all else is asked of the stdlib's method.
         if (type(data) is bytes and data and not self._conn_lost and not self._buffer
                 and self._address is None and self._plain and not self._lost()
-                and self._send_now(data, addr) >= 0):
+                and self._send_now(data, addr)):
             return
         # It checks and queues; what it would do at once is done below.
         _stdlib_sendto(self, data, addr)
@@ -1091,6 +1148,11 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
 
     # -- ours: no counterpart in the stdlib's class --
 
+    @property
+    def __class__(self):
+        # differs[N2]
+        return _DatagramTransport
+
     def _maybe_pause_protocol(self):
         # The stdlib's sendto() would: what is being queued may leave at once.
         pass
@@ -1104,17 +1166,22 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
     def resume_reading(self):
         self._resume()
 
-    cdef int64_t _send_now(self, data, addr) except -1:
-        """Send one of bytes, if there is room and its address is a plain one; what was sent, or below -1."""
+    cdef bint _send_now(self, data, addr) except -1:
+        """Send one of bytes; false where there is no room for it, or its address is no plain one."""
         cdef sockaddr_storage address
         cdef unsigned length = 0
         cdef int64_t sent
         if not self._connected:
             length = parse_address(family_of(self._sock), addr, &address)
             if not length:
-                return -2
+                return False
         sent = self.ring.sendto(self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &address, length)
-        return sent if sent >= 0 else -2
+        if sent == -EAGAIN:
+            return False
+        if sent < 0:
+            # Once told, an error of an earlier one is gone from the socket.
+            self._protocol.error_received(_os_error(<int> -sent))
+        return True
 
     cdef int _read(self) except -1:
         cdef int count = _DATAGRAMS

@@ -349,6 +349,11 @@ class _NoBufferMixin(proactor_events._ProactorReadPipeTransport):
         super().__init__(loop, sock, protocol, waiter, extra, server, buffer_size=0)
 
 
+# ours: the bytes that a socket's method would send, whatever bytes() says of an object of the program's
+def _copy(data):
+    return data if type(data) is bytes else bytes(memoryview(data))
+
+
 class _WritingMixin(_ClosingMixin):
     """Writing to a stream, on Linux.  differs[T16] throughout.
 
@@ -387,7 +392,7 @@ class _WritingMixin(_ClosingMixin):
         loop = self._loop
         if self._buffer:
             # The program may change what it has written.
-            self._buffer.append(bytes(data))
+            self._buffer.append(_copy(data))
             self._start_writing()
             self._maybe_pause_protocol()
             return
@@ -395,10 +400,10 @@ class _WritingMixin(_ClosingMixin):
         if gathered is not None:
             if gathered.pending:
                 if type(data) is not bytes:
-                    data = bytes(data)
+                    data = _copy(data)
                 limit = self._high_water
                 if loop._proactor._extend_send(
-                        gathered, data, limit if limit < GATHER_ALL else GATHER_ALL):
+                        gathered, data, int(limit) if limit < GATHER_ALL else GATHER_ALL):
                     return
                 if not self._flush():
                     if not self._conn_lost:
@@ -412,7 +417,7 @@ class _WritingMixin(_ClosingMixin):
         if size <= GATHER_ONE and size <= self._high_water and (
                 loop._gathers_writes and not self._closing):
             if type(data) is not bytes:
-                data = bytes(data)
+                data = _copy(data)
             if self._failed_handle is None:
                 self._failed_handle = events.Handle(
                     self._gathering_failed, (), loop, self._context)
@@ -480,7 +485,7 @@ class _WritingMixin(_ClosingMixin):
             return
         if sent < (data.nbytes if type(data) is memoryview else len(data)):
             # The program may change what it has written.
-            rest = memoryview(data if type(data) is bytes else bytes(data))[sent:]
+            rest = memoryview(_copy(data))[sent:]
             self._start_writing()
             if self._buffer:
                 self._buffer.appendleft(rest)

@@ -1,0 +1,794 @@
+"""Native transports: what their protocols, their buffers and their users may do to them at any time.
+
+Each test runs on the selector loop, on native transports and on the reference tier, and asks the same of all.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import ctypes
+import errno
+import gc
+import logging
+import os
+import socket
+import sys
+import threading
+import weakref
+
+import pytest
+
+import uringloop
+from support import Buffered, Recorder, drain, fill, reset, tcp_pair, turns, until
+
+
+class BytesOf(bytes):
+    """Says of itself that it is shorter or longer than it is."""
+
+    told = 1 << 20
+
+    def __len__(self):
+        return self.told
+
+    def __bool__(self):
+        return True
+
+
+class ByteArrayOf(bytearray):
+    told = 1 << 20
+
+    def __len__(self):
+        return self.told
+
+    def __bool__(self):
+        return True
+
+
+class AsOther(bytes):
+    """Whose bytes() are others than those of its buffer."""
+
+    def __bytes__(self):
+        return b"other"
+
+
+# -- what is written --
+
+
+@pytest.mark.uringloop_only  # the selector loop believes what len() says of what it has sent
+@pytest.mark.parametrize("told", [1 << 20, 10_000, 1])
+@pytest.mark.parametrize("make", [BytesOf, ByteArrayOf], ids=["bytes", "bytearray"])
+@pytest.mark.parametrize("gathered", [False, True], ids=["first", "gathered"])
+async def test_write_of_what_tells_a_wrong_length(loop, connect, pair, monkeypatch, make, told, gathered):
+    """Never more is read than there is."""
+    monkeypatch.setattr(make, "told", told)
+    transport, protocol = await connect(pair[0])
+    if gathered:
+        transport.write(b"one")
+    transport.write(make(b"two"))
+    await turns(3)
+    transport.write(b"three")
+    received = b""
+    while not received.endswith(b"three"):
+        received += await loop.sock_recv(pair[1], 1 << 22)
+    assert received == (b"one" if gathered else b"") + b"twothree"
+    transport.abort()
+    await protocol.lost
+
+
+async def test_write_of_bytes_that_give_others(loop, connect, pair):
+    transport, protocol = await connect(pair[0])
+    for data in (AsOther(b"one"), b"two", AsOther(b"three"), AsOther(b"four")):
+        transport.write(data)
+    transport.close()
+    assert await protocol.lost is None
+    assert drain(pair[1]) == b"onetwothreefour"
+
+
+async def test_write_of_a_wide_format(loop, connect, pair):
+    transport, protocol = await connect(pair[0])
+    wide = (ctypes.c_uint32 * 100)(*range(100))
+    for _ in range(3):
+        transport.write(memoryview(wide))
+    transport.write(memoryview(bytes(24)).cast("I", (2, 3)))
+    transport.close()
+    assert await protocol.lost is None
+    assert drain(pair[1]) == 3 * bytes(wide) + bytes(24)
+
+
+async def test_write_of_a_scalar_is_refused(loop, connect, pair):
+    """It has no length, and so no truth."""
+    transport, protocol = await connect(pair[0])
+    for before in (b"", b"before"):
+        transport.write(before)
+        with pytest.raises(TypeError, match="0-dim"):
+            transport.write(memoryview(ctypes.c_int(5)))
+    transport.close()
+    await protocol.lost
+    assert drain(pair[1]) == b"before"
+
+
+@pytest.mark.uringloop_only  # the selector loop refuses the first as well, and ends
+async def test_write_of_every_second_byte_behind_another(loop, connect, pair):
+    """Not contiguous: it is copied. What was gathered before is not lost by it."""
+    transport, protocol = await connect(pair[0])
+    transport.write(b"first")
+    transport.write(memoryview(b"s.e.c.o.n.d.")[::2])
+    transport.write(b"third")
+    transport.close()
+    assert await protocol.lost is None
+    assert drain(pair[1]) == b"firstsecondthird"
+
+
+@pytest.mark.uringloop_only  # as above
+async def test_write_of_every_second_byte_behind_what_waits(loop, connect, pair):
+    transport, protocol = await connect(pair[0])
+    fill(pair[0])
+    transport.write(bytes(100_000))
+    transport.write(memoryview(b"s.e.c.o.n.d.")[::2])
+    transport.close()
+    received = b""
+    while block := await loop.sock_recv(pair[1], 1 << 20):
+        received += block
+    assert received.endswith(b"\0second")
+    await protocol.lost
+
+
+async def test_gathering_goes_on_behind_a_write_that_was_refused(loop, connect, pair):
+    transport, protocol = await connect(pair[0])
+    transport.write(b"first")
+    released = memoryview(b"released")
+    released.release()
+    for data in (released, "text", None, 1):
+        with pytest.raises((TypeError, ValueError)):
+            transport.write(data)
+    transport.write(b"second")
+    transport.close()
+    await protocol.lost
+    assert drain(pair[1]) == b"firstsecond"
+
+
+@pytest.mark.parametrize("high", [100.5, 0.0, 1e300, True])
+async def test_limit_that_is_no_int(loop, connect, pair, high):
+    transport, protocol = await connect(pair[0])
+    transport.set_write_buffer_limits(high)
+    assert transport.get_write_buffer_limits()[1] == high
+    transport.write(bytes(60))
+    transport.write(bytes(60))
+    await turns(3)
+    assert drain(pair[1]) == bytes(120)
+    transport.close()
+    await protocol.lost
+
+
+# -- an abort with a send in flight --
+
+
+async def with_a_send_in_flight(transport, ours):
+    """What was small has found no room when the tick ended."""
+    fill(ours)
+    # (The last of it may take some more.)
+    fill(ours, 1)
+    transport.write(b"waits")
+    await turns(3)
+
+
+async def test_nothing_is_unsent_after_an_abort(loop, connect, pair):
+    transport, protocol = await connect(pair[0])
+    await with_a_send_in_flight(transport, pair[0])
+    assert transport.get_write_buffer_size() == 5
+    transport.abort()
+    assert transport.get_write_buffer_size() == 0
+    assert "bufsize=0" in repr(transport)
+    transport.write(b"more")
+    assert transport.get_write_buffer_size() == 0
+    await protocol.lost
+    assert transport.get_write_buffer_size() == 0
+    await turns(3)
+
+
+@pytest.mark.parametrize("how", ["abort", "close"])
+async def test_peer_resets_under_a_send_in_flight(loop, connect, stack, how):
+    """Its end may come when the transport has none that could be told."""
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    ours.setblocking(False)
+    transport, protocol = await connect(ours)
+    await with_a_send_in_flight(transport, ours)
+    reset(theirs)
+    getattr(transport, how)()
+    await protocol.lost
+    await turns(5)
+
+
+async def test_set_write_buffer_limits_after_an_abort(loop, connect, pair):
+    transport, protocol = await connect(pair[0])
+    await with_a_send_in_flight(transport, pair[0])
+    transport.abort()
+    transport.set_write_buffer_limits(0)
+    assert "pause_writing" not in protocol.calls
+    await protocol.lost
+
+
+# -- contexts --
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default=None)
+
+
+async def test_failed_write_is_told_in_the_writers_context(loop, stack):
+    seen = []
+
+    class Protocol(Recorder):
+        def connection_lost(self, exc):
+            seen.append(VARIABLE.get())
+            super().connection_lost(exc)
+
+    ours, theirs = (stack.enter_context(sock) for sock in socket.socketpair())
+    ours.setblocking(False)
+    transport, protocol = await loop.create_connection(Protocol, sock=ours)
+    transport.pause_reading()
+    theirs.close()
+    context = contextvars.copy_context()
+    context.run(VARIABLE.set, "writer")
+    context.run(transport.write, b"data")
+    assert isinstance(await protocol.lost, BrokenPipeError)
+    assert seen == ["writer"]
+
+
+async def test_paused_transport_keeps_no_context(loop, stack):
+    class Value:
+        pass
+
+    ours, _ = (stack.enter_context(sock) for sock in socket.socketpair())
+    ours.setblocking(False)
+    value = Value()
+    alive = weakref.ref(value)
+
+    async def connect():
+        VARIABLE.set(value)
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        await turns(3)
+        transport.pause_reading()
+        return transport, protocol
+
+    transport, protocol = await loop.create_task(connect())
+    del value
+    await turns(3)
+    gc.collect()
+    assert alive() is None
+    transport.close()
+    await protocol.lost
+
+
+# -- names --
+
+
+def give_number(stack, sock, number):
+    """The socket has this number, too, which is nobody's."""
+    if sock.fileno() != number:
+        os.dup2(sock.fileno(), number)
+        stack.callback(os.close, number)
+
+
+
+async def test_socket_is_known_after_the_end(loop, connect, pair):
+    """Also when nobody has asked before."""
+    transport, protocol = await connect(pair[0])
+    transport.close()
+    await protocol.lost
+    assert transport.get_extra_info("socket").fileno() == -1
+    assert transport.get_extra_info("nothing", "default") == "default"
+
+
+@pytest.mark.uringloop_only  # the selector loop's transport never hears of it
+async def test_name_of_a_closed_socket_is_no_strangers(loop, connect, stack):
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    ours.setblocking(False)
+    name = ours.getsockname()
+    transport, protocol = await connect(ours)
+    number = ours.fileno()
+    ours.close()
+    stranger = stack.enter_context(socket.socket(socket.AF_UNIX))
+    stranger.bind("")
+    give_number(stack, stranger, number)
+    assert transport.get_extra_info("sockname") in (None, name)
+    transport.abort()
+    await protocol.lost
+
+
+# -- buffers of protocols --
+
+
+@pytest.mark.parametrize("buffer", [b"read-only", memoryview(bytearray(8))[::2], memoryview(b"read-only")],
+                         ids=["bytes", "not contiguous", "read-only view"])
+async def test_buffer_that_cannot_be_received_into(loop, pair, errors, buffer):
+    class Protocol(Buffered):
+        def get_buffer(self, sizehint):
+            return buffer
+
+    transport, protocol = await loop.create_connection(Protocol, sock=pair[0])
+    pair[1].send(b"data")
+    exc = await protocol.lost
+    assert type(exc) is TypeError and str(exc).startswith("recv_into() argument 1 must be read-write bytes-like object")
+    assert errors.pop()["message"] == "Fatal read error on socket transport"
+
+
+async def test_buffer_is_given_back_before_it_is_updated(loop, pair):
+    """The protocol may resize it, also out of get_buffer()."""
+    class Protocol(Buffered):
+        def __init__(self):
+            super().__init__()
+            self.buffer = bytearray(2)
+
+        def get_buffer(self, sizehint):
+            self.buffer *= 2
+            return self.buffer
+
+        def buffer_updated(self, count):
+            self.data += self.buffer[:count]
+            self.buffer.clear()
+            self.buffer += bytes(3)
+
+        def eof_received(self):
+            self.buffer.clear()
+
+    transport, protocol = await loop.create_connection(Protocol, sock=pair[0])
+    pair[1].send(b"what is longer than that")
+    pair[1].shutdown(socket.SHUT_WR)
+    assert await protocol.lost is None
+    assert protocol.data == b"what is longer than that"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ is new in 3.12")
+async def test_buffer_closes_the_socket(loop, pair, stack, errors):
+    """Whoever has its number next keeps its bytes."""
+    near, far = (stack.enter_context(sock) for sock in socket.socketpair())
+    far.send(b"a stranger's")
+
+    class Evil:
+        def __len__(self):
+            return 100
+
+        def __buffer__(self, flags):
+            if pair[0].fileno() >= 0:
+                number = pair[0].fileno()
+                pair[0].close()
+                give_number(stack, near, number)
+            return memoryview(bytearray(100))
+
+    class Protocol(Buffered):
+        def get_buffer(self, sizehint):
+            return Evil()
+
+    transport, protocol = await loop.create_connection(Protocol, sock=pair[0])
+    pair[1].send(b"data")
+    assert (await protocol.lost).errno == errno.EBADF
+    assert near.recv(100, socket.MSG_DONTWAIT) == b"a stranger's"
+
+
+class Wrapper:
+    """Not a socket.socket, but it works like one."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.calls = set()
+
+    def __getattr__(self, name):
+        method = getattr(self.sock, name)
+        if not callable(method):
+            return method
+
+        def call(*args):
+            self.calls.add(name)
+            return method(*args)
+
+        return call
+
+
+@pytest.mark.parametrize("make", [Recorder, Buffered])
+async def test_socket_of_the_users_class(loop, pair, make):
+    protocol = make()
+    wrapper = Wrapper(pair[0])
+    waiter = loop.create_future()
+    transport = loop._make_socket_transport(wrapper, protocol, waiter)
+    await waiter
+    pair[1].send(b"data")
+    await until(lambda: protocol.data == b"data")
+    transport.write(b"one")
+    transport.write(b"two")
+    await turns(3)
+    transport.write(bytes(100_000))
+    transport.close()
+    assert await protocol.lost is None
+    assert drain(pair[1]) == b"onetwo" + bytes(100_000)
+    assert "close" in wrapper.calls
+
+
+async def test_socket_whose_fileno_fails_at_the_end(loop, pair):
+    """It is closed all the same, and its server is told."""
+    class Late(Wrapper):
+        broken = False
+
+        def fileno(self):
+            if self.broken:
+                raise RuntimeError("fileno")
+            return self.sock.fileno()
+
+    protocol = Recorder()
+    wrapper = Late(pair[0])
+    waiter = loop.create_future()
+    transport = loop._make_socket_transport(wrapper, protocol, waiter)
+    await waiter
+    transport.pause_reading()
+    transport.abort()
+    wrapper.broken = type(loop) is uringloop.IouringProactorEventLoop
+    assert await protocol.lost is None
+    await turns(2)
+    assert pair[0].fileno() == -1
+
+
+# -- datagrams --
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.calls = []
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data, addr):
+        self.calls.append(data)
+
+    def error_received(self, exc):
+        self.calls.append(type(exc))
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+async def test_datagram_transport_is_one(loop):
+    transport, protocol = await loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0))
+    assert isinstance(transport, asyncio.DatagramTransport)
+    transport.close()
+    await protocol.lost
+
+
+async def test_error_of_a_datagram_is_told_by_the_next(loop, stack):
+    """Nobody listens at the peer: the second sendto() has the first one's error, and sends nothing."""
+    nobody = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    nobody.bind(("127.0.0.1", 0))
+    address = nobody.getsockname()
+    transport, protocol = await loop.create_datagram_endpoint(
+        Datagrams, sock=stack.enter_context(connected_to(address)))
+    nobody.close()
+    transport.sendto(b"one")
+    transport.sendto(b"two")
+    assert protocol.calls == [ConnectionRefusedError]
+    transport.sendto(b"three")
+    transport.sendto(b"four")
+    assert protocol.calls == 2 * [ConnectionRefusedError]
+    transport.abort()
+    await protocol.lost
+
+
+def connected_to(address):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.connect(address)
+    return sock
+
+
+async def test_too_long_a_datagram(loop, stack):
+    peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    peer.bind(("127.0.0.1", 0))
+    transport, protocol = await loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0))
+    transport.sendto(bytes(70_000), peer.getsockname())
+    transport.sendto(b"short", peer.getsockname())
+    assert protocol.calls == [OSError]
+    assert peer.recv(100_000, socket.MSG_DONTWAIT) == b"short"
+    transport.close()
+    await protocol.lost
+
+
+async def test_sendto_after_an_abort(loop, stack, caplog):
+    """It is counted, and logged from the fifth on."""
+    peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    peer.bind(("127.0.0.1", 0))
+    transport, protocol = await loop.create_datagram_endpoint(Datagrams, remote_addr=peer.getsockname())
+    transport.abort()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(8):
+            transport.sendto(b"late")
+    assert len(caplog.messages) in (3, 4)
+    await protocol.lost
+
+
+async def test_unix_datagrams_to_a_peer_without_a_name(loop, errors, stack):
+    ours, theirs = (stack.enter_context(sock) for sock in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    transport, protocol = await loop.create_datagram_endpoint(Datagrams, sock=ours)
+    theirs.send(b"in")
+    await until(lambda: protocol.calls)
+    assert protocol.calls == [b"in"]
+    transport.sendto(b"out")
+    outcome = protocol.lost if transport.is_closing() else None
+    if outcome is None:
+        assert drain(theirs) == b"out"
+        transport.close()
+    exc = await protocol.lost
+    assert (outcome is None) == (exc is None)
+    errors.clear()
+    # As on the selector loop.
+    assert isinstance(exc, TypeError)
+
+
+@pytest.mark.parametrize("what", ["close", "abort", "pause_reading"])
+async def test_datagram_received_ends_the_reading(loop, what):
+    """Of those that came together, one is told."""
+    class Protocol(Datagrams):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            getattr(transport, what)()
+
+    transport, protocol = await loop.create_datagram_endpoint(Protocol, ("127.0.0.1", 0))
+    if what == "pause_reading" and not hasattr(transport, what):
+        transport.abort()
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for number in range(5):
+            peer.sendto(b"%d" % number, transport.get_extra_info("sockname"))
+    await turns(8)
+    assert protocol.calls == [b"0"]
+    transport.abort()
+    await protocol.lost
+
+
+async def test_datagram_received_raises(loop, errors):
+    """Each is told, and each failure."""
+    class Protocol(Datagrams):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            raise ZeroDivisionError
+
+    transport, protocol = await loop.create_datagram_endpoint(Protocol, ("127.0.0.1", 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for number in range(5):
+            peer.sendto(b"%d" % number, transport.get_extra_info("sockname"))
+    await until(lambda: len(protocol.calls) == 5)
+    await turns(2)
+    assert [type(error["exception"]) for error in errors] == 5 * [ZeroDivisionError]
+    errors.clear()
+    transport.close()
+    await protocol.lost
+
+
+# -- what a protocol does in its callbacks --
+
+
+def swap(transport, protocol, loop):
+    other = Recorder()
+    other.connection_made(transport)
+    other.lost = protocol.lost
+    transport.set_protocol(other)
+
+
+ACTS = {
+    "close": lambda transport, protocol, loop: transport.close(),
+    "abort": lambda transport, protocol, loop: transport.abort(),
+    "pause": lambda transport, protocol, loop: transport.pause_reading(),
+    "pause and resume": lambda transport, protocol, loop: (transport.pause_reading(), transport.resume_reading()),
+    "write": lambda transport, protocol, loop: transport.write(b"answer"),
+    "write and abort": lambda transport, protocol, loop: (transport.write(b"answer"), transport.abort()),
+    "write_eof": lambda transport, protocol, loop: transport.write_eof(),
+    "raise": lambda transport, protocol, loop: 1 / 0,
+    "swap": swap,
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("where", ["data_received", "eof_received", "connection_made", "get_buffer", "buffer_updated"])
+def test_callback_acts(where, act):
+    """All loops tell the same calls, in the same order, and the peer sees the same."""
+    from loop_factories import LOOPS
+
+    seen = {}
+    for name, factory in LOOPS.items():
+        with contextlib.closing(factory()) as loop:
+            errors = []
+            loop.set_exception_handler(lambda _, context, errors=errors: errors.append(
+                (context["message"].split("<")[0], type(context.get("exception")))))
+            seen[name] = loop.run_until_complete(play(where, ACTS[act])) + (errors,)
+    first, *others = seen.values()
+    assert all(other == first for other in others), seen
+
+
+async def play(where, act):
+    loop = asyncio.get_running_loop()
+    calls = []
+
+    def method(name):
+        def call(self, *args):
+            calls.append((name, bytes(args[0]) if name == "data_received" else None))
+            if name == "connection_made":
+                self.transport = args[0]
+            if name == where and calls.count((name, calls[-1][1])) == 1:
+                act(self.transport, self, loop)
+            if name == "get_buffer":
+                return buffer
+            if name == "connection_lost":
+                self.lost.set_result(type(args[0]))
+            return None
+
+        return call
+
+    buffer = bytearray(4)
+    buffered = where in ("get_buffer", "buffer_updated")
+    names = ["connection_made", "eof_received", "pause_writing", "resume_writing", "connection_lost"]
+    names += ["get_buffer", "buffer_updated"] if buffered else ["data_received"]
+    kind = type("Protocol", (asyncio.BufferedProtocol if buffered else asyncio.Protocol,),
+                {name: method(name) for name in names})
+    protocol = kind()
+    protocol.lost = loop.create_future()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        theirs.send(b"abcdef")
+        transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+        await turns(5)
+        with contextlib.suppress(BrokenPipeError):
+            theirs.send(b"ghi")
+            theirs.shutdown(socket.SHUT_WR)
+        await turns(5)
+        try:
+            received = drain(theirs)
+        except ConnectionResetError:
+            received = None  # with bytes that ours had not read
+        closing = transport.is_closing()
+        if not transport.is_closing():
+            transport.abort()
+        await protocol.lost
+        await turns(2)
+        return calls, received, closing
+
+
+async def test_loop_is_run_out_of_a_callback(loop, connect, pair, errors):
+    """As nest_asyncio runs it: no data is lost, and nothing is left behind."""
+    class Nested(Recorder):
+        depth = 0
+
+        def data_received(self, data):
+            super().data_received(data)
+            if self.depth < 2:
+                self.depth += 1
+                pair[1].send(b"more")
+                for _ in range(3):
+                    run_once_nested(loop)
+
+    transport, protocol = await connect(pair[0], Nested)
+    pair[1].send(b"first")
+    await until(lambda: len(protocol.data) >= 9)
+    transport.abort()
+    await protocol.lost
+    # The context of the callback is entered already.
+    assert {type(error["exception"]) for error in errors} <= {RuntimeError}
+    errors.clear()
+
+
+def run_once_nested(loop):
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.tasks._leave_task(loop, task)
+    try:
+        loop.call_soon(int)
+        loop._run_once()
+    finally:
+        if task is not None:
+            asyncio.tasks._enter_task(loop, task)
+
+
+async def test_abort_and_end_out_of_a_nested_run(loop, connect, pair, errors):
+    """The connection is lost while its data_received() runs, which fails then."""
+    class Nested(Recorder):
+        def data_received(self, data):
+            transport.abort()
+            for _ in range(3):
+                run_once_nested(loop)
+            assert self.lost.done()
+            raise ZeroDivisionError
+
+    transport, protocol = await connect(pair[0], Nested)
+    pair[1].send(b"first")
+    await protocol.lost
+    await turns(3)
+    assert errors
+    errors.clear()
+
+
+# -- threads, forks, closed loops --
+
+
+@pytest.mark.uringloop_only
+def test_writes_of_a_thread_while_the_loop_sends(loop, pair):
+    """Calls from two threads at a time, as one program does it with call_soon_threadsafe() left out: nothing breaks."""
+    ours, theirs = pair
+    data = bytearray()
+    transport, protocol = loop.run_until_complete(loop.create_connection(Recorder, sock=ours))
+    stop = threading.Event()
+
+    def write():
+        for _ in range(2000):
+            transport.write(b"x" * 7)
+        stop.set()
+
+    async def main():
+        thread = threading.Thread(target=write)
+        thread.start()
+        while not stop.is_set():
+            transport.write(b"y" * 7)
+            data.extend(drain(theirs))
+            await asyncio.sleep(0)
+        thread.join()
+        transport.close()
+        while not protocol.lost.done():
+            data.extend(drain(theirs))
+            await asyncio.sleep(0)
+        data.extend(drain(theirs))
+
+    loop.run_until_complete(main())
+    assert data.count(b"x") == 14000 and not data.strip(b"xy")
+
+
+@pytest.mark.uringloop_only
+def test_write_in_a_forked_child(loop, pair):
+    """It goes out at once, as on the selector loop: the child has no ring."""
+    ours, theirs = pair
+
+    async def main():
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                transport.write(b"the child's")
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert drain(theirs) == b"the child's"
+        transport.close()
+        await protocol.lost
+
+    loop.run_until_complete(main())
+
+
+def test_loop_is_closed_under_a_send_in_flight(loop_factory, errors, pair):
+    loop = loop_factory()
+    with contextlib.closing(loop):
+        async def main():
+            transport, _ = await loop.create_connection(Recorder, sock=pair[0])
+            await with_a_send_in_flight(transport, pair[0])
+            return transport
+
+        transport = loop.run_until_complete(main())
+        pair[1].close()
+    with pytest.raises(RuntimeError, match="closed"):
+        transport.abort()
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        del transport
+        gc.collect()
+
+
+def test_loop_is_dropped_under_a_send_in_flight(loop_factory, errors, pair):
+    """No close(): the collector takes all apart, in any order."""
+    def run():
+        loop = loop_factory()
+
+        async def main():
+            transport, _ = await loop.create_connection(Recorder, sock=pair[0])
+            await with_a_send_in_flight(transport, pair[0])
+
+        loop.run_until_complete(main())
+        pair[1].close()
+
+    with pytest.warns(ResourceWarning):
+        run()
+        gc.collect()
