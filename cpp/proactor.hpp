@@ -160,6 +160,11 @@ class Proactor {
     return completed_.empty() && !woken_ && !ring_.completions_visible() && !ring_.dropped() &&
            (flag_is_stale_ || !ring_.completions_deferred());
   }
+  // True when a turn that does not sleep would submit, enter and find nothing: it can be left out.
+  bool at_rest() const noexcept {
+    return ring_.is_open() && !forked() && readiness_armed_ && wake_armed_ && !readiness_told_ && !stalled_ &&
+           idle() && !must_enter();
+  }
   // True when an enter is needed even without sleeping.
   bool must_enter() const noexcept;
   // True when the SQEs written are to copy more than kLargeCopy.

@@ -331,7 +331,8 @@ def play(loop_factory, scenario, tracer):
 def check_all_lines(loop_factory, scenario, exception, spared=()):
     tracer = Tracer()
     assert play(loop_factory, scenario, tracer) is None
-    assert len(tracer.lines) >= 3
+    # (Of ours a receive may run no line of Python at all.)
+    assert len(tracer.lines) >= (3 if loop_factory is asyncio.SelectorEventLoop else 0)
     wrong = {}
     for line in tracer.lines:
         if line[0] in spared:

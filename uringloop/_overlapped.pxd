@@ -110,6 +110,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool idle()
         cbool may_sleep()
         cbool quiet()
+        cbool at_rest()
         cbool must_enter()
         cbool large_copy()
         int enter(cbool wait, int64_t timeout_ns)
@@ -195,6 +196,9 @@ cdef class Ring:
     cdef int _send_queued(self) except -1
     cdef int _close(self) except -1
     cdef int _wait(self, int64_t timeout_ns) except -1
+    cdef bint is_idle(self) noexcept
+    cdef bint has_completions(self) noexcept
+    cdef int _wake(self) except -1
     cdef Overlapped _next(self)
     cdef object try_receive(self, int fd, Py_ssize_t size)
     cdef bint is_elsewhere(self) noexcept

@@ -458,6 +458,15 @@ cdef class Ring:
                     proactor.back_off(timeout_ns)
                 PyErr_CheckSignals()
 
+    cdef bint is_idle(self) noexcept:
+        """True when a turn that does not sleep would find, and do, nothing."""
+        cdef Proactor* proactor = self._proactor
+        return (PyThread_get_thread_ident() == self._thread and proactor.at_rest()
+                and proactor.watched() == 0)
+
+    cdef bint has_completions(self) noexcept:
+        return self._proactor.has_completions()
+
     cdef int _check_queued(self) except -1:
         """End what is about to be submitted on a descriptor that its owner has closed.
 
@@ -664,13 +673,17 @@ cdef class Ring:
 
         Another one gives the GIL up: who calls this all the time would leave the loop behind for good.
         """
+        self._wake()
+
+    cdef int _wake(self) except -1:
         if self._proactor.forked():
-            return
+            return 0
         if PyThread_get_thread_ident() == self._thread:
             self._proactor.wake()
         else:
             with nogil:
                 self._proactor.wake()
+        return 0
 
     def settle(self, obj):
         """Cancel what is in flight on obj's descriptor, so that closing it closes the file."""

@@ -1,7 +1,52 @@
 # What the modules above need of base_events.pyx.
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+
 from ._overlapped cimport Owner
 
 
 cdef class ReadyOwner(Owner):
     """An owner of operations that the loop runs: it stands in the loop's _ready, as a Handle does."""
     cdef int run(self) except -1
+
+
+cdef class ReadyHandle:
+    """The same for what owns no operation."""
+    cdef int run(self) except -1
+
+
+cdef class Selector:
+    """What the loop waits by, where nobody has put another in its place."""
+    cdef bint is_own             # of exactly the class that implements the methods below
+
+    # select(), whose result is for nobody. timeout_ns: nanoseconds; negative: no limit.
+    cdef int select_ns(self, int64_t timeout_ns) except -1
+    # True when select_ns(0) would find, and do, nothing.
+    cdef bint is_idle(self) noexcept
+    # End select_ns() of another thread.
+    cdef int wake(self) except -1
+
+
+cdef class BaseEventLoop:
+    cdef unsigned _tag           # of the class as _look_at_class() found it
+    cdef unsigned _foreign       # which of the methods in _NAMES are not the core's own
+    cdef unsigned long _turning  # the thread of the latest turn
+    cdef int _awake              # callbacks are being run, and _ready is looked at before the loop sleeps
+
+    cdef int _look_at_class(self) except -1
+    cdef bint _has_foreign(self, unsigned mask) except -1
+    cdef bint _is_plain(self, unsigned mask) except -1
+    cdef bint has_plain_callbacks(self) except -1
+    cdef bint may_sleep(self) noexcept
+    cdef int add_ready(self, object handle) except -1
+    cdef int _wake(self) except -1
+    cdef object _make_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
+    cdef object _make_timer(self, PyObject* when, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                            PyObject* context)
+    cdef bint _has_plain_turn(self) except -1
+    cdef int _take_turn(self) except -1
+    cdef int _drop_cancelled(self) except -1
+    cdef int64_t _time_left(self) except? -2
+    cdef int _take_due(self) except -1
+    cdef int _run_ready(self) except -1
+    cdef int _run_in_debug(self, object handle) except -1

@@ -111,8 +111,6 @@ cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
-    bint PyMethod_Check(object)
-    PyObject* PyMethod_GET_FUNCTION(object)
     PyObject** _PyObject_GetDictPtr(object)
     void Py_CLEAR(PyObject*)
 
@@ -125,6 +123,8 @@ cdef extern from "<errno.h>":
 
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
+from .base_events cimport BaseEventLoop, ReadyHandle, Selector
+from .base_events import SlottedEventLoop
 from . import selector_events, stdlib_transports, tiers, unix_events
 
 __all__ = (
@@ -200,8 +200,6 @@ cdef inline int _set_overlapped(object f, object ov) except -1:
     return Py_TYPE(_overlapped_slot).tp_descr_set(_overlapped_slot, f, ov)
 
 
-cdef object _handle_run = events.Handle._run
-cdef object _call_soon = base_events.BaseEventLoop.call_soon
 cdef object _get_callbacks = getattr(futures.Future, '_callbacks', None)
 # What ov.done_handle is when the future has had several callbacks.
 cdef object _IN_LIST = object()
@@ -209,9 +207,7 @@ cdef object _IN_LIST = object()
 
 # ours: whether callbacks of this loop go the stdlib's own way, of which nothing is to be seen; differs[D21]
 cdef bint _is_plain(object loop) except -1:
-    call_soon = getattr(loop, 'call_soon', None)
-    return (PyMethod_Check(call_soon) and <object> PyMethod_GET_FUNCTION(call_soon) is _call_soon
-            and events.Handle is _Handle and _Handle._run is _handle_run)
+    return isinstance(loop, BaseEventLoop) and (<BaseEventLoop> loop).has_plain_callbacks()
 
 
 # ours: have the only done-callback run, once the future is done; differs[D21]
@@ -222,7 +218,7 @@ cdef int _schedule(Overlapped ov, bint is_plain) except -1:
     handle = ov.done_handle
     ov.done_handle = None
     if is_plain:
-        handle._loop._ready.append(handle)
+        (<BaseEventLoop> handle._loop).add_ready(handle)
     else:
         handle._loop.call_soon(handle._callback, handle._future, context=handle._context)
     return 0
@@ -230,16 +226,11 @@ cdef int _schedule(Overlapped ov, bint is_plain) except -1:
 
 # ours: the only done-callback needs no Handle; differs[D21]
 @cython.freelist(256)
-cdef class _DoneHandle:
+cdef class _DoneHandle(ReadyHandle):
     """The only done-callback of an operation's future, ready to be run by the loop.
 
-    What the loop looks at in an events.Handle: _cancelled, and _run().
+    Nobody has a reference to cancel it by.
     """
-
-    # Nobody has a reference to cancel it by. (An attribute of the class is looked up faster.)
-    _cancelled = False
-    # What the loop's exception handler looks at in debug mode, which may begin while this waits.
-    _source_traceback = None
 
     cdef readonly object _callback
     cdef readonly object _context
@@ -260,7 +251,7 @@ cdef class _DoneHandle:
     def __repr__(self):
         return repr(self._as_handle())
 
-    def _run(self):
+    cdef int run(self) except -1:
         try:
             PyContext_Enter(self._context)
             try:
@@ -278,6 +269,7 @@ cdef class _DoneHandle:
                 'exception': exc,
                 'handle': handle,
             })
+        return 0
 
 
 # stdlib: _OverlappedFuture
@@ -512,7 +504,8 @@ class _WaitHandleFuture(_BaseWaitHandleFuture):
 
 
 # stdlib: ProactorEventLoop
-class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
+class IouringProactorEventLoop(SlottedEventLoop,
+                               unix_events._UnixEventLoopMixin,
                                stdlib_transports.BaseProactorEventLoop,
                                selector_events._ReadinessEventLoop):
     """Event loop on io_uring.
@@ -527,14 +520,12 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
     Source: asyncio.AbstractEventLoop.
     """
 
-    # For __del__, of a loop whose arguments were refused: nothing is open.
-    _closed = True
-
     # stdlib: ProactorEventLoop.__init__
     def __init__(self, proactor=None, *, transports=None, spin_us=None, sq_entries=None, cq_entries=None,
                  receive_buffer=None):
         # differs[D30]
         self._tier = tiers.module_of(transports)
+        self._gathers_writes = False
         made = proactor is None
         if made:
             proactor = IouringProactor(spin_us=spin_us, sq_entries=sq_entries, cq_entries=cq_entries,
@@ -595,15 +586,6 @@ class IouringProactorEventLoop(unix_events._UnixEventLoopMixin,
     # absent: ProactorEventLoop.create_pipe_connection: Windows named pipes
     # absent: ProactorEventLoop.start_serving_pipe: Windows named pipes
     # absent: ProactorEventLoop._make_subprocess_transport: unix_events has Unix's
-
-    # -- ours: no counterpart in the stdlib's class --
-
-    # stdlib: BaseProactorEventLoop._write_to_self
-    def _write_to_self(self):
-        # differs[D14]: any thread, and a signal handler in Python, may come here at any time.
-        proactor = self._proactor
-        if proactor is not None:
-            proactor._wake()
 
 
 # ours: what is queued when the process forks would be out on the selector loop; differs[D24]
@@ -672,7 +654,7 @@ def timed_out(f):
 
 
 # stdlib: IocpProactor
-cdef class IouringProactor:
+cdef class IouringProactor(Selector):
     """Proactor on io_uring.
 
     rung: where on the ladder of set-up flags to begin, 0 (best) to 2 (Linux 5.19); None: what the
@@ -706,6 +688,7 @@ cdef class IouringProactor:
     def __cinit__(self):
         # The dict is made when something is put into it: CPython finds methods faster where there is none.
         Py_CLEAR(_PyObject_GetDictPtr(self)[0])
+        self.is_own = type(self) is IouringProactor
 
     # stdlib: IocpProactor.__init__
     def __init__(self, rung=None, kernel=None, *, spin_us=None, sq_entries=None, cq_entries=None,
@@ -1000,9 +983,7 @@ cdef class IouringProactor:
 
     # stdlib: IocpProactor._poll
     def _poll(self, timeout=None):
-        cdef Ring ring = self._made_ring()
-        cdef Overlapped ov
-        cdef int64_t ns, now, woken
+        cdef int64_t ns
         if timeout is None:
             ns = -1
         elif timeout < 0:
@@ -1013,7 +994,14 @@ cdef class IouringProactor:
             if wanted >= INFINITE:
                 raise ValueError("timeout too big")
             ns = wanted
+        self._poll_ns(ns)
 
+    cdef int _poll_ns(self, int64_t ns) except -1:
+        cdef Ring ring = self._made_ring()
+        cdef Overlapped ov
+        cdef int64_t now, woken
+        if ns != 0 and isinstance(self._loop, BaseEventLoop) and not (<BaseEventLoop> self._loop).may_sleep():
+            ns = 0
         if ns > 0:
             # differs[D26]
             now = ring._proactor.now()
@@ -1024,12 +1012,14 @@ cdef class IouringProactor:
                 self._timer_due = woken + TIMER_INTERVAL
         else:
             ring._wait(ns)
+        if not ring.has_completions():
+            return 0
         # Once a turn: no callback of the loop's runs in between.
         cdef bint is_plain = _is_plain(self._loop)
         while True:
             ov = ring._next()
             if ov is None:
-                break
+                return 0
 
             f, obj, callback = ov.future, ov.obj, ov.callback
             stay = False
@@ -1159,6 +1149,21 @@ cdef class IouringProactor:
 
     # -- ours: no counterpart in the stdlib's class --
 
+    cdef int select_ns(self, int64_t timeout_ns) except -1:
+        if not self._results:
+            self._poll_ns(timeout_ns)
+        if self._results:
+            self._results = []
+        return 0
+
+    cdef bint is_idle(self) noexcept:
+        return self._ring is not None and not self._results and self._ring.is_idle()
+
+    cdef int wake(self) except -1:
+        # differs[D14]
+        self._made_ring()._wake()
+        return 0
+
     @property
     def _cache(self):
         """What is in flight, as the stdlib's _cache has it: {address: (f, ov, obj, callback)}."""
@@ -1178,7 +1183,7 @@ cdef class IouringProactor:
 
     def _wake(self):
         """End the sleep of the thread in select(); for any thread."""
-        self._made_ring().wake()
+        self.wake()
 
     def _settle(self, obj):
         """differs[D13]: see what is in flight on obj end, before obj is closed."""

@@ -20,13 +20,15 @@ class ModulePair:
 
 MODULES = (
     ModulePair("asyncio/windows_events.py", "uring_events.pyx", whole=True),
+    ModulePair("asyncio/base_events.py", "base_events.pyx", whole=False),
     ModulePair("asyncio/proactor_events.py", "proactor_events.pyx", whole=False),
     ModulePair("asyncio/proactor_events.py", "stdlib_transports.py", whole=False),
     ModulePair("asyncio/unix_events.py", "unix_events.py", whole=False),
     ModulePair("asyncio/selector_events.py", "selector_events.py", whole=False),
 )
 
-# Where `# stdlib: Class.method` is looked for besides its own pair: what the loop inherits.
+# Where `# stdlib: Class.method` is looked for besides its own pair: what the loop inherits, and its
+# Handles, which stand beside the loop in ours.
 INHERITED = ("base_events", "events", "futures", "transports")
 
 # Two names of the stdlib for one of ours: the underscored one came with the end of policies.
