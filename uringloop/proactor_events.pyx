@@ -39,6 +39,7 @@ from libc.string cimport memcpy
 from ._overlapped cimport Completion, Ring, fileno, is_readable, number_of
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
+from .base_events cimport BaseEventLoop
 from .transport_registry import Clients
 from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
 
@@ -175,6 +176,8 @@ cdef class _ProactorBasePipeTransport:
     # stdlib: _ProactorBasePipeTransport.__init__
     def __init__(self, loop, sock, protocol, waiter=None,
                  extra=None, server=None, context=None):
+        if not isinstance(loop, BaseEventLoop):
+            raise TypeError(f"a native transport's loop must be an IouringProactorEventLoop, not {type(loop).__name__}")
         self.ring = loop._proactor._ring
         self._loop = loop
         self._sock = sock
@@ -465,11 +468,11 @@ cdef class _ProactorBasePipeTransport:
             self._read_key = 0
             self.ring.dismiss(completion.key)
         elif self._read_handle is not None:
-            self._loop._ready.append(self._read_handle)
+            (<BaseEventLoop> self._loop).add_ready(self._read_handle)
         else:
             # Whatever became of the last time: an interrupt may have come before it was run.
             self._due = True
-            self._loop._ready.append(self)
+            (<BaseEventLoop> self._loop).add_ready(self)
         return False
 
     cdef int run(self) except -1:
@@ -904,7 +907,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         self._gathered = None
         self.ring.dismiss(completion.key)
         if self._send_error and self._loop is not None:
-            self._loop._ready.append(self)
+            (<BaseEventLoop> self._loop).add_ready(self)
         return False
 
     cdef int run(self) except -1:
