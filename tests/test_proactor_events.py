@@ -84,6 +84,36 @@ async def test_write_of_bytes_that_give_others(loop, connect, pair):
     assert drain(pair[1]) == b"onetwothreefour"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ is new in 3.12")
+@pytest.mark.uringloop_only  # the selector loop calls it twice
+@pytest.mark.parametrize("base", [bytes, bytearray])
+@pytest.mark.parametrize("act", ["write", "flush", "abort"])
+async def test_write_of_what_writes_itself(loop, connect, pair, base, act):
+    """The buffer of a class of the program's is a method in Python."""
+    class Writing(base):
+        calls = 0
+
+        def __buffer__(self, flags):
+            Writing.calls += 1
+            if Writing.calls == 1:
+                transport.write(b"inner" * 100)
+                if act == "flush":
+                    assert transport.get_write_buffer_size() == 0
+                elif act == "abort":
+                    transport.abort()
+            return memoryview(b"outer")
+
+    transport, protocol = await connect(pair[0])
+    transport.write(b"first")
+    transport.write(Writing(b"outer"))
+    transport.write(b"last")
+    transport.close()
+    assert await protocol.lost is None
+    received = drain(pair[1])
+    # (What is written at an abort may go out.)
+    assert received.removesuffix(b"outer" if act == "abort" else b"outerlast") == b"first" + b"inner" * 100
+
+
 async def test_write_of_a_wide_format(loop, connect, pair):
     transport, protocol = await connect(pair[0])
     wide = (ctypes.c_uint32 * 100)(*range(100))
@@ -206,6 +236,76 @@ async def test_set_write_buffer_limits_after_an_abort(loop, connect, pair):
     transport.set_write_buffer_limits(0)
     assert "pause_writing" not in protocol.calls
     await protocol.lost
+
+
+@pytest.mark.uringloop_only  # the selector loop gathers nothing
+async def test_interrupt_while_what_was_gathered_is_sent(loop, connect, pair, monkeypatch):
+    """It is sent later."""
+    transport, protocol = await connect(pair[0])
+    filled = fill(pair[0])
+    filled += fill(pair[0], 1)
+    right = loop._proactor._run_when_ready
+
+    def interrupted(*args):
+        monkeypatch.setattr(loop._proactor, "_run_when_ready", right)
+        raise KeyboardInterrupt
+
+    transport.write(b"gathered")
+    monkeypatch.setattr(loop._proactor, "_run_when_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transport.get_write_buffer_size()
+    transport.write(b"later")
+    transport.close()
+    received = b""
+    while block := await loop.sock_recv(pair[1], 1 << 20):
+        received += block
+    assert received[filled:] == b"gatheredlater"
+    await protocol.lost
+
+
+# -- what is read --
+
+
+@pytest.mark.parametrize("size", [5000, 5063, 5064, 5065, 5128, 9000])
+@pytest.mark.parametrize("paused", [False, True])
+async def test_reset_behind_data(loop, connect, stack, size, paused):
+    """It is told as an error, however the data before it was read."""
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    ours.setblocking(False)
+    transport, protocol = await connect(ours)
+    theirs.send(bytes(5000))
+    await protocol.received(5000)
+    transport.pause_reading()
+    theirs.sendall(bytes(size))
+    reset(theirs)
+    if paused:
+        right = protocol.data_received
+
+        def data_received(data):
+            right(data)
+            transport.pause_reading()
+            loop.call_soon(transport.resume_reading)
+
+        protocol.data_received = data_received
+    transport.resume_reading()
+    assert isinstance(await protocol.lost, ConnectionResetError)
+    assert len(protocol.data) == 5000 + size
+    assert "eof_received" not in protocol.calls
+
+
+# -- servers --
+
+
+@pytest.mark.uringloop_only  # the selector loop has its exception handler told
+async def test_listening_socket_is_closed_in_the_tick_of_its_client(loop):
+    """By its user, in a callback that is before the server's."""
+    server = await loop.create_server(Recorder, "127.0.0.1", 0)
+    sock = server.sockets[0]._sock
+    acceptor = loop._accept_futures[sock.fileno()]
+    sock.close()
+    acceptor.accept()
+    server.close()
+    await server.wait_closed()
 
 
 # -- contexts --
@@ -423,6 +523,59 @@ async def test_socket_whose_fileno_fails_at_the_end(loop, pair):
     assert await protocol.lost is None
     await turns(2)
     assert pair[0].fileno() == -1
+
+
+@pytest.mark.uringloop_only  # the selector loop's server waits for ever
+def test_interrupt_while_the_socket_is_closed(loop):
+    """Its server hears of the end all the same."""
+    if loop._tier.__name__ == "uringloop.stdlib_transports":
+        return
+
+    class Closing(Wrapper):
+        def close(self):
+            self.sock.close()
+            raise KeyboardInterrupt
+
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        waiter = loop.create_future()
+        transport = loop._make_socket_transport(Closing(ours), Recorder(), waiter, server=server)
+        await waiter
+        theirs.close()
+        server.close()
+        return transport, loop.create_task(server.wait_closed())
+
+    transport, closed = loop.run_until_complete(main())
+    loop.call_soon(transport.abort)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.run_until_complete(asyncio.wait_for(closed, 5))
+    assert "closed" in repr(transport)
+
+
+class Counting(Wrapper):
+    """Whose number is another each time."""
+
+    def fileno(self):
+        self.count = getattr(self, "count", 100) + 1
+        return self.count
+
+
+@pytest.mark.uringloop_only
+async def test_socket_with_other_numbers(loop, errors, stack):
+    """Nothing is left at the number that it had when its transport was made."""
+    for _ in range(10):
+        ours, _ = (stack.enter_context(sock) for sock in socket.socketpair())
+        transport = loop._make_socket_transport(Counting(ours), Recorder())
+        await turns(3)
+        transport.abort()
+        await turns(3)
+        del transport
+    gc.collect()
+    errors.clear()
+    assert [*loop._transports.values()] == []
 
 
 # -- datagrams --

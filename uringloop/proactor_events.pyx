@@ -181,7 +181,11 @@ cdef class _ProactorBasePipeTransport:
         self.ring = loop._proactor._ring
         self._loop = loop
         self._sock = sock
-        self._fd = fileno(sock)
+        try:
+            self._fd = fileno(sock)
+        except TypeError:
+            # Whoever works on it complains of it, as on the reference tier.
+            self._fd = -1
         self._plain = is_readable(sock) and number_of(sock) == self._fd
         self._context = context
         self._high_water = _HIGH_WATER
@@ -256,7 +260,7 @@ cdef class _ProactorBasePipeTransport:
 
     # ours: _ProactorBasePipeTransport.__del__, which a class of C calls without an argument
     def __del__(self):
-        self.leave(self._fd)
+        self.leave()
         if self._sock is not None:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._sock.close()
@@ -315,24 +319,26 @@ cdef class _ProactorBasePipeTransport:
             self._conn_lost += 1
             # differs[N3]
             self._keep_names()
-            # T4
             self._stop_reading()
-            self.ring.settle(self._sock)
-            self._sock.close()
-            self._sock = None
+            sock, self._sock = self._sock, None
+            server, self._server = self._server, None
             # T3
             self._protocol = None
             self._loop = None
-            server = self._server
-            if server is not None:
-                if _detach_takes_transport:
-                    server._detach(self)
-                else:
-                    server._detach()
-                self._server = None
-            self.leave(self._fd)
-            self._stop_writing()
+            self.leave()
             self._drop_unsent()
+            # An interrupt in what is called here, which is Python, keeps none of the rest from happening.
+            try:
+                # T4
+                self.ring.settle(sock)
+                sock.close()
+                self._stop_writing()
+            finally:
+                if server is not None:
+                    if _detach_takes_transport:
+                        server._detach(self)
+                    else:
+                        server._detach()
         return 0
 
     # stdlib: _ProactorBasePipeTransport.get_write_buffer_size
@@ -652,7 +658,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             # The close() was interrupted.
             self._stop_reading()
             return 0
-        if self._buffered:
+        if self._buffered and not self._read_error:
             return self._read_into_protocol()
         try:
             if self._plain:
@@ -685,6 +691,9 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         cdef int64_t got, more
         cdef Py_ssize_t size
         cdef Py_ssize_t limit = min(_MAX_SIZE, self.ring._scratch_size)
+        if self._read_error:
+            error, self._read_error = self._read_error, 0
+            raise _os_error(error)
         # The user may have closed the socket since.
         if self._lost():
             raise _os_error(EBADF)
@@ -713,7 +722,11 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         more = 0
         if got == size and size < _LARGEST and size < limit:
             more = self.ring.receive(self._fd, self.ring._scratch, limit - size)
-        # (What an error or the end of the stream has to say, the next read says once more.)
+        if more < 0 and more != -EAGAIN:
+            # An error is told by the socket once, and behind it comes the end of the stream: the next read tells it.
+            self._read_error = <int> -more
+            self._due = True
+            self._loop._ready.append(self)
         if more > 0:
             _PyBytes_Resize(&data, got + more)
             if data is NULL:
@@ -797,9 +810,13 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     def write(self, data):
         """Send data some time, behind what was written before.  Source: asyncio.WriteTransport."""
         cdef Py_ssize_t size
-        if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f'data argument must be a bytes-like object, '
-                            f'not {type(data).__name__!r}')
+        if type(data) is not bytes and type(data) is not bytearray and type(data) is not memoryview:
+            if not isinstance(data, (bytes, bytearray)):
+                raise TypeError(f'data argument must be a bytes-like object, '
+                                f'not {type(data).__name__!r}')
+            # Now: methods of the program's class may do anything, to this transport as well. (And what its
+            # len() says is not what C may read.)
+            data = PyBytes_FromObject(data) if data else b''
         if self._eof_written:
             raise RuntimeError('Cannot call write() after write_eof()')
         if self._empty_waiter is not None:
@@ -822,10 +839,9 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         if self._send_error:
             self._flush()
             return
-        # What its len() says is not what C may read, where the class is the program's.
-        if isinstance(data, bytes):
+        if type(data) is bytes:
             size = PyBytes_GET_SIZE(data)
-        elif isinstance(data, bytearray):
+        elif type(data) is bytearray:
             size = PyByteArray_GET_SIZE(data)
         else:
             size = data.nbytes
@@ -1020,11 +1036,17 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         if sent < size:
             # The program may change what it has written.
             rest = memoryview(data if type(data) is bytes else bytes(data))[sent:]
-            self._start_writing()
             if self._buffer:
                 self._buffer.appendleft(rest)
             else:
                 self._buffer = collections.deque((rest,))
+            try:
+                # Last: who is interrupted here has lost nothing.
+                self._start_writing()
+            except RuntimeError:
+                # T18
+                self._buffer = None
+                raise
         return 0
 
     def _write_ready(self):
@@ -1355,7 +1377,7 @@ class _Acceptor(stdlib_transports._Acceptor):
             if self.is_stopped():
                 return                    # maybe in this tick
             length = sizeof(address)
-            fd = accept4(fileno(self._sock), <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            fd = accept4(number_of(self._sock), <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno == EAGAIN or errno == EINTR or not self.failed(_os_error(errno)):
                     return
@@ -1388,10 +1410,15 @@ class _Acceptor(stdlib_transports._Acceptor):
         protocol = None
         try:
             protocol = self._protocol_factory()
-            if loop._transports.get(number_of(conn)) is not None:
+            number = number_of(conn)
+            if loop._transports.get(number) is not None:
                 # The user has closed the socket that it was made on.
                 loop._ensure_fd_no_transport(conn)
-            loop._adopt(conn, _ProactorSocketTransport(loop, conn, protocol, None, addr, self._server))
+            # As _adopt(), but no interrupt comes between the transport and its place.
+            if number in loop._keys:
+                loop._remove_reader(number)
+            loop._proactor._forget(number)
+            loop._transports[number] = _ProactorSocketTransport(loop, conn, protocol, None, addr, self._server)
         except (SystemExit, KeyboardInterrupt):
             # A transport that is whole has begun to read: it goes on.
             if loop._transports.get(conn.fileno()) is None:
