@@ -2,12 +2,16 @@
 
 A trace function raises in the place of the handler: once at each line that the loop's transports and servers run in a
 scenario, each time on a fresh loop.  Afterwards the endpoint still works, or it has been closed and its protocol told.
+Native transports have few such lines, or none: in them a signal's handler runs where they call Python, and a real one
+raises there as often as a timer can have it.
 """
 
 import asyncio
 import contextlib
+import signal
 import socket
 import sys
+import time
 from asyncio import base_events, events, proactor_events, selector_events
 
 import pytest
@@ -41,6 +45,8 @@ class Tracer:
         self.at = at
         self.lines = {}
         self.hit = False
+        # How many lines a scenario has at least.
+        self.least = 0
 
     def __call__(self, frame, event, arg):
         code = frame.f_code
@@ -310,6 +316,8 @@ def play(loop_factory, scenario, tracer):
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(contextlib.closing(loop_factory()))
         one = scenario(loop)
+        if getattr(loop, "_tier", stdlib_transports) is stdlib_transports:
+            tracer.least = 3
         one.start(stack)
         one.run()
         sys.settrace(tracer)
@@ -331,8 +339,7 @@ def play(loop_factory, scenario, tracer):
 def check_all_lines(loop_factory, scenario, exception, spared=()):
     tracer = Tracer()
     assert play(loop_factory, scenario, tracer) is None
-    # (Of ours a receive may run no line of Python at all.)
-    assert len(tracer.lines) >= (3 if loop_factory is asyncio.SelectorEventLoop else 0)
+    assert len(tracer.lines) >= tracer.least
     wrong = {}
     for line in tracer.lines:
         if line[0] in spared:
@@ -397,3 +404,180 @@ def test_interrupt_out_of_eof_received(loop, pair):
         loop.run_forever()
     loop.run_until_complete(protocol.lost)
     assert protocol.calls.count("eof_received") == 2
+
+
+class Told(Accepting):
+    """Whoever is told of a connection has one."""
+
+    def is_closed(self):
+        return False
+
+    def works(self):
+        return super().works() and all(
+            transport.get_extra_info("socket").fileno() >= 0 for transport in self.transports)
+
+
+@pytest.mark.uringloop_only
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("exception", [Interrupt, Failure])
+def test_interrupted_accept_tells_of_no_closed_socket(loop_factory, exception):
+    """On native transports. The stdlib's constructors are Python, and have told of it before they are through."""
+    with contextlib.closing(loop_factory()) as loop:
+        if loop._tier is stdlib_transports:
+            return
+    check_all_lines(loop_factory, Told, exception)
+
+
+class Flow(asyncio.Protocol):
+    """Sends back what it gets, and remembers whether it was told of an end."""
+
+    def __init__(self, received):
+        self.received = received
+        self.lost = False
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.received.append(len(data))
+        self.transport.write(data)
+
+    def connection_lost(self, exc):
+        self.lost = True
+
+
+class BufferedFlow(Flow, asyncio.BufferedProtocol):
+    def __init__(self, received):
+        super().__init__(received)
+        self.buffer = bytearray(5000)
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.data_received(bytes(self.buffer[:count]))
+
+
+class DatagramFlow(Flow, asyncio.DatagramProtocol):
+    def datagram_received(self, data, addr):
+        self.received.append(len(data))
+        self.transport.sendto(data, addr)
+
+
+class Ticks:
+    """A signal's handler that raises whenever a timer says so, but in what the loop's _run_once() calls only."""
+
+    interval = 0.0003
+
+    def __init__(self, exception):
+        self.exception = exception
+        self.count = 0
+        self.armed = False
+
+    def __call__(self, number, frame):
+        while self.armed and frame is not None:
+            if frame.f_code is base_events.BaseEventLoop._run_once.__code__:
+                self.count += 1
+                raise self.exception
+            frame = frame.f_back
+
+    def unraisable(self, told):
+        self.armed = False
+        self.ignored.append(str(told.object))
+
+    def __enter__(self):
+        # Of a finalizer, say. (pytest's own hook would be interrupted as well.)
+        self.ignored = []
+        self.hook = sys.unraisablehook
+        sys.unraisablehook = self.unraisable
+        self.before = signal.signal(signal.SIGALRM, self)
+        signal.setitimer(signal.ITIMER_REAL, self.interval, self.interval)
+        return self
+
+    def __exit__(self, *_):
+        self.armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.before)
+        sys.unraisablehook = self.hook
+
+
+@pytest.mark.uringloop_only  # interrupted at the wrong place, the selector loop calls a writer for ever
+# Who is interrupted at its end has ended all the same.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("exception", [Interrupt, Failure])
+def test_signals_raise_all_the_time(loop_factory, stack, exception):
+    """Where the interpreter lets a handler run, which is in the protocols, the loop and what transports call of them."""
+    loop = stack.enter_context(contextlib.closing(loop_factory()))
+    loop.set_exception_handler(lambda *_: None)
+    received = []
+    ends = []
+
+    async def make():
+        for kind in (Flow, BufferedFlow, Flow, BufferedFlow):
+            near, far = socket.socketpair()
+            near.setblocking(False)
+            transport, protocol = await loop.create_connection(lambda kind=kind: kind(received), sock=near)
+            ends.append((transport, protocol, stack.enter_context(far)))
+        for _ in range(2):
+            transport, protocol = await loop.create_datagram_endpoint(
+                lambda: DatagramFlow(received), local_addr=("127.0.0.1", 0))
+            far = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            far.connect(transport.get_extra_info("sockname"))
+            ends.append((transport, protocol, far))
+
+    def turn(count=1):
+        for _ in range(count):
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+
+    def put(size):
+        for transport, _, far in ends:
+            # (Or its transport has ended.)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                far.send(bytes(min(size, 8000) if hasattr(transport, "sendto") else size))
+
+    def take():
+        for _, _, far in ends:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                while far.recv(1 << 20):
+                    pass
+
+    loop.run_until_complete(make())
+    for _, _, far in ends:
+        far.setblocking(False)
+    give_up = time.monotonic() + 5
+    with Ticks(exception) as ticks:
+        round_ = 0
+        while ticks.count < 400 and time.monotonic() < give_up:
+            round_ += 1
+            put((100, 3000, 100_000)[round_ % 3])
+            ticks.armed = True
+            try:
+                turn(3)
+            except exception:
+                pass
+            finally:
+                ticks.armed = False
+            if loop._stopping:
+                loop._stopping = False
+            if round_ % 4 == 0:
+                take()
+    assert ticks.count and received
+    # No interrupt is lost in a function that can't raise.
+    assert not [name for name in ticks.ignored if "uringloop" in name]
+    take()
+    for _ in range(100):
+        turn()
+        take()
+    for transport, protocol, far in ends:
+        if transport.is_closing():
+            assert protocol.lost, transport
+            continue
+        received.clear()
+        far.send(b"last")
+        turn(5)
+        assert received == [4], transport
+        assert far.recv(100) == b"last", transport
+        transport.abort()
+    turn(3)
+    assert all(protocol.lost for _, protocol, _ in ends)

@@ -425,6 +425,36 @@ async def test_socket_whose_fileno_fails_at_the_end(loop, pair):
     assert pair[0].fileno() == -1
 
 
+@pytest.mark.uringloop_only  # the selector loop's server waits for ever
+def test_interrupt_while_the_socket_is_closed(loop):
+    """Its server hears of the end all the same."""
+    if loop._tier.__name__ == "uringloop.stdlib_transports":
+        return
+
+    class Closing(Wrapper):
+        def close(self):
+            self.sock.close()
+            raise KeyboardInterrupt
+
+    async def main():
+        server = await loop.create_server(Recorder, "127.0.0.1", 0)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        waiter = loop.create_future()
+        transport = loop._make_socket_transport(Closing(ours), Recorder(), waiter, server=server)
+        await waiter
+        theirs.close()
+        server.close()
+        return transport, loop.create_task(server.wait_closed())
+
+    transport, closed = loop.run_until_complete(main())
+    loop.call_soon(transport.abort)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.run_until_complete(asyncio.wait_for(closed, 5))
+    assert "closed" in repr(transport)
+
+
 # -- datagrams --
 
 

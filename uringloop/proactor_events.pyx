@@ -315,24 +315,26 @@ cdef class _ProactorBasePipeTransport:
             self._conn_lost += 1
             # differs[N3]
             self._keep_names()
-            # T4
             self._stop_reading()
-            self.ring.settle(self._sock)
-            self._sock.close()
-            self._sock = None
+            sock, self._sock = self._sock, None
+            server, self._server = self._server, None
             # T3
             self._protocol = None
             self._loop = None
-            server = self._server
-            if server is not None:
-                if _detach_takes_transport:
-                    server._detach(self)
-                else:
-                    server._detach()
-                self._server = None
             self.leave(self._fd)
-            self._stop_writing()
             self._drop_unsent()
+            # An interrupt in what is called here, which is Python, keeps none of the rest from happening.
+            try:
+                # T4
+                self.ring.settle(sock)
+                sock.close()
+                self._stop_writing()
+            finally:
+                if server is not None:
+                    if _detach_takes_transport:
+                        server._detach(self)
+                    else:
+                        server._detach()
         return 0
 
     # stdlib: _ProactorBasePipeTransport.get_write_buffer_size
@@ -1388,10 +1390,15 @@ class _Acceptor(stdlib_transports._Acceptor):
         protocol = None
         try:
             protocol = self._protocol_factory()
-            if loop._transports.get(number_of(conn)) is not None:
+            number = number_of(conn)
+            if loop._transports.get(number) is not None:
                 # The user has closed the socket that it was made on.
                 loop._ensure_fd_no_transport(conn)
-            loop._adopt(conn, _ProactorSocketTransport(loop, conn, protocol, None, addr, self._server))
+            # As _adopt(), but no interrupt comes between the transport and its place.
+            if number in loop._keys:
+                loop._remove_reader(number)
+            loop._proactor._forget(number)
+            loop._transports[number] = _ProactorSocketTransport(loop, conn, protocol, None, addr, self._server)
         except (SystemExit, KeyboardInterrupt):
             # A transport that is whole has begun to read: it goes on.
             if loop._transports.get(conn.fileno()) is None:
