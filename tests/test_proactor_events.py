@@ -84,6 +84,36 @@ async def test_write_of_bytes_that_give_others(loop, connect, pair):
     assert drain(pair[1]) == b"onetwothreefour"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ is new in 3.12")
+@pytest.mark.uringloop_only  # the selector loop calls it twice
+@pytest.mark.parametrize("base", [bytes, bytearray])
+@pytest.mark.parametrize("act", ["write", "flush", "abort"])
+async def test_write_of_what_writes_itself(loop, connect, pair, base, act):
+    """The buffer of a class of the program's is a method in Python."""
+    class Writing(base):
+        calls = 0
+
+        def __buffer__(self, flags):
+            Writing.calls += 1
+            if Writing.calls == 1:
+                transport.write(b"inner" * 100)
+                if act == "flush":
+                    assert transport.get_write_buffer_size() == 0
+                elif act == "abort":
+                    transport.abort()
+            return memoryview(b"outer")
+
+    transport, protocol = await connect(pair[0])
+    transport.write(b"first")
+    transport.write(Writing(b"outer"))
+    transport.write(b"last")
+    transport.close()
+    assert await protocol.lost is None
+    received = drain(pair[1])
+    # (What is written at an abort may go out.)
+    assert received.removesuffix(b"outer" if act == "abort" else b"outerlast") == b"first" + b"inner" * 100
+
+
 async def test_write_of_a_wide_format(loop, connect, pair):
     transport, protocol = await connect(pair[0])
     wide = (ctypes.c_uint32 * 100)(*range(100))
@@ -206,6 +236,21 @@ async def test_set_write_buffer_limits_after_an_abort(loop, connect, pair):
     transport.set_write_buffer_limits(0)
     assert "pause_writing" not in protocol.calls
     await protocol.lost
+
+
+# -- servers --
+
+
+@pytest.mark.uringloop_only  # the selector loop has its exception handler told
+async def test_listening_socket_is_closed_in_the_tick_of_its_client(loop):
+    """By its user, in a callback that is before the server's."""
+    server = await loop.create_server(Recorder, "127.0.0.1", 0)
+    sock = server.sockets[0]._sock
+    acceptor = loop._accept_futures[sock.fileno()]
+    sock.close()
+    acceptor.accept()
+    server.close()
+    await server.wait_closed()
 
 
 # -- contexts --

@@ -799,9 +799,13 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     def write(self, data):
         """Send data some time, behind what was written before.  Source: asyncio.WriteTransport."""
         cdef Py_ssize_t size
-        if type(data) is not bytes and not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f'data argument must be a bytes-like object, '
-                            f'not {type(data).__name__!r}')
+        if type(data) is not bytes and type(data) is not bytearray and type(data) is not memoryview:
+            if not isinstance(data, (bytes, bytearray)):
+                raise TypeError(f'data argument must be a bytes-like object, '
+                                f'not {type(data).__name__!r}')
+            # Now: methods of the program's class may do anything, to this transport as well. (And what its
+            # len() says is not what C may read.)
+            data = PyBytes_FromObject(data) if data else b''
         if self._eof_written:
             raise RuntimeError('Cannot call write() after write_eof()')
         if self._empty_waiter is not None:
@@ -824,10 +828,9 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         if self._send_error:
             self._flush()
             return
-        # What its len() says is not what C may read, where the class is the program's.
-        if isinstance(data, bytes):
+        if type(data) is bytes:
             size = PyBytes_GET_SIZE(data)
-        elif isinstance(data, bytearray):
+        elif type(data) is bytearray:
             size = PyByteArray_GET_SIZE(data)
         else:
             size = data.nbytes
@@ -1357,7 +1360,7 @@ class _Acceptor(stdlib_transports._Acceptor):
             if self.is_stopped():
                 return                    # maybe in this tick
             length = sizeof(address)
-            fd = accept4(fileno(self._sock), <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            fd = accept4(number_of(self._sock), <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno == EAGAIN or errno == EINTR or not self.failed(_os_error(errno)):
                     return
