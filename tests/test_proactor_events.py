@@ -238,6 +238,61 @@ async def test_set_write_buffer_limits_after_an_abort(loop, connect, pair):
     await protocol.lost
 
 
+@pytest.mark.uringloop_only  # the selector loop gathers nothing
+async def test_interrupt_while_what_was_gathered_is_sent(loop, connect, pair, monkeypatch):
+    """It is sent later."""
+    transport, protocol = await connect(pair[0])
+    filled = fill(pair[0])
+    filled += fill(pair[0], 1)
+    right = loop._proactor._run_when_ready
+
+    def interrupted(*args):
+        monkeypatch.setattr(loop._proactor, "_run_when_ready", right)
+        raise KeyboardInterrupt
+
+    transport.write(b"gathered")
+    monkeypatch.setattr(loop._proactor, "_run_when_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transport.get_write_buffer_size()
+    transport.write(b"later")
+    transport.close()
+    received = b""
+    while block := await loop.sock_recv(pair[1], 1 << 20):
+        received += block
+    assert received[filled:] == b"gatheredlater"
+    await protocol.lost
+
+
+# -- what is read --
+
+
+@pytest.mark.parametrize("size", [5000, 5063, 5064, 5065, 5128, 9000])
+@pytest.mark.parametrize("paused", [False, True])
+async def test_reset_behind_data(loop, connect, stack, size, paused):
+    """It is told as an error, however the data before it was read."""
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    ours.setblocking(False)
+    transport, protocol = await connect(ours)
+    theirs.send(bytes(5000))
+    await protocol.received(5000)
+    transport.pause_reading()
+    theirs.sendall(bytes(size))
+    reset(theirs)
+    if paused:
+        right = protocol.data_received
+
+        def data_received(data):
+            right(data)
+            transport.pause_reading()
+            loop.call_soon(transport.resume_reading)
+
+        protocol.data_received = data_received
+    transport.resume_reading()
+    assert isinstance(await protocol.lost, ConnectionResetError)
+    assert len(protocol.data) == 5000 + size
+    assert "eof_received" not in protocol.calls
+
+
 # -- servers --
 
 
@@ -498,6 +553,29 @@ def test_interrupt_while_the_socket_is_closed(loop):
         loop.run_forever()
     loop.run_until_complete(asyncio.wait_for(closed, 5))
     assert "closed" in repr(transport)
+
+
+class Counting(Wrapper):
+    """Whose number is another each time."""
+
+    def fileno(self):
+        self.count = getattr(self, "count", 100) + 1
+        return self.count
+
+
+@pytest.mark.uringloop_only
+async def test_socket_with_other_numbers(loop, errors, stack):
+    """Nothing is left at the number that it had when its transport was made."""
+    for _ in range(10):
+        ours, _ = (stack.enter_context(sock) for sock in socket.socketpair())
+        transport = loop._make_socket_transport(Counting(ours), Recorder())
+        await turns(3)
+        transport.abort()
+        await turns(3)
+        del transport
+    gc.collect()
+    errors.clear()
+    assert [*loop._transports.values()] == []
 
 
 # -- datagrams --

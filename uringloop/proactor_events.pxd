@@ -56,6 +56,7 @@ cdef class _ProactorBasePipeTransport(Registered):
 cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef bint _buffered          # the protocol is a BufferedProtocol
     cdef int _expected           # how many bytes a read brings, going by the last ones
+    cdef int _read_error         # errno of a read behind another one, until the next tells it
 
     cdef object _receive(self)
     cdef int _read_into_protocol(self) except -1

@@ -181,7 +181,11 @@ cdef class _ProactorBasePipeTransport:
         self.ring = loop._proactor._ring
         self._loop = loop
         self._sock = sock
-        self._fd = fileno(sock)
+        try:
+            self._fd = fileno(sock)
+        except TypeError:
+            # Whoever works on it complains of it, as on the reference tier.
+            self._fd = -1
         self._plain = is_readable(sock) and number_of(sock) == self._fd
         self._context = context
         self._high_water = _HIGH_WATER
@@ -256,7 +260,7 @@ cdef class _ProactorBasePipeTransport:
 
     # ours: _ProactorBasePipeTransport.__del__, which a class of C calls without an argument
     def __del__(self):
-        self.leave(self._fd)
+        self.leave()
         if self._sock is not None:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._sock.close()
@@ -321,7 +325,7 @@ cdef class _ProactorBasePipeTransport:
             # T3
             self._protocol = None
             self._loop = None
-            self.leave(self._fd)
+            self.leave()
             self._drop_unsent()
             # An interrupt in what is called here, which is Python, keeps none of the rest from happening.
             try:
@@ -654,7 +658,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             # The close() was interrupted.
             self._stop_reading()
             return 0
-        if self._buffered:
+        if self._buffered and not self._read_error:
             return self._read_into_protocol()
         try:
             if self._plain:
@@ -687,6 +691,9 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         cdef int64_t got, more
         cdef Py_ssize_t size
         cdef Py_ssize_t limit = min(_MAX_SIZE, self.ring._scratch_size)
+        if self._read_error:
+            error, self._read_error = self._read_error, 0
+            raise _os_error(error)
         # The user may have closed the socket since.
         if self._lost():
             raise _os_error(EBADF)
@@ -715,7 +722,11 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         more = 0
         if got == size and size < _LARGEST and size < limit:
             more = self.ring.receive(self._fd, self.ring._scratch, limit - size)
-        # (What an error or the end of the stream has to say, the next read says once more.)
+        if more < 0 and more != -EAGAIN:
+            # An error is told by the socket once, and behind it comes the end of the stream: the next read tells it.
+            self._read_error = <int> -more
+            self._due = True
+            self._loop._ready.append(self)
         if more > 0:
             _PyBytes_Resize(&data, got + more)
             if data is NULL:
@@ -1025,11 +1036,17 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         if sent < size:
             # The program may change what it has written.
             rest = memoryview(data if type(data) is bytes else bytes(data))[sent:]
-            self._start_writing()
             if self._buffer:
                 self._buffer.appendleft(rest)
             else:
                 self._buffer = collections.deque((rest,))
+            try:
+                # Last: who is interrupted here has lost nothing.
+                self._start_writing()
+            except RuntimeError:
+                # T18
+                self._buffer = None
+                raise
         return 0
 
     def _write_ready(self):

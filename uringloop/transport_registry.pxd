@@ -11,8 +11,9 @@ cdef class Registered(ReadyOwner):
     cdef Clients _clients        # the same
     cdef PyObject* _older        # its neighbours there, borrowed
     cdef PyObject* _younger
+    cdef Py_ssize_t _place       # at which number it stands in _transports
 
-    cdef int leave(self, int fd) except -1
+    cdef int leave(self) except -1
 
 
 cdef class Transports:
@@ -21,6 +22,7 @@ cdef class Transports:
     cdef Py_ssize_t _count       # of the native ones
 
     cdef object find(self, fd)
+    cdef int _leave_place(self, Registered native) except -1
 
 
 cdef class Clients:

@@ -11,14 +11,12 @@ import weakref
 
 cdef class Registered:
 
-    cdef int leave(self, int fd) except -1:
+    cdef int leave(self) except -1:
         """Leave both places; called when the connection is lost, and when the object dies."""
         cdef Transports transports = self._transports
         if transports is not None:
-            self._transports = None
-            if <size_t> fd < transports._natives.size() and transports._natives[fd] == <PyObject*> self:
-                transports._natives[fd] = NULL
-                transports._count -= 1
+            # (Not at the number that it would give now: a socket of the user's class may give another.)
+            transports._leave_place(self)
         if self._clients is not None:
             self._clients.discard(self)
         return 0
@@ -57,11 +55,24 @@ cdef class Transports:
             return
         native = transport
         number = fd
+        if number < 0:
+            raise ValueError(f"Invalid file descriptor: {fd}")
+        if native._transports is not None:
+            # It has one place.
+            native._transports._leave_place(native)
         if number >= <Py_ssize_t> self._natives.size():
             self._natives.resize(max(64, number + number // 2 + 1), NULL)
         native._transports = self
+        native._place = number
         self._natives[number] = <PyObject*> native
         self._count += 1
+
+    cdef int _leave_place(self, Registered native) except -1:
+        native._transports = None
+        if self._natives[native._place] == <PyObject*> native:
+            self._natives[native._place] = NULL
+            self._count -= 1
+        return 0
 
     def pop(self, fd, *default):
         cdef Registered native
@@ -69,9 +80,7 @@ cdef class Transports:
         if not isinstance(transport, Registered):
             return self._others.pop(fd, *default)
         native = transport
-        native._transports = None
-        self._natives[<Py_ssize_t> fd] = NULL
-        self._count -= 1
+        self._leave_place(native)
         return transport
 
     def __delitem__(self, fd):
