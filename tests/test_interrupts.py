@@ -8,6 +8,7 @@ raises there as often as a timer can have it.
 
 import asyncio
 import contextlib
+import inspect
 import signal
 import socket
 import sys
@@ -464,6 +465,15 @@ class DatagramFlow(Flow, asyncio.DatagramProtocol):
         self.transport.sendto(data, addr)
 
 
+def find_turn():
+    lines, first = inspect.getsourcelines(base_events.BaseEventLoop.run_forever)
+    return first + [line.strip() for line in lines].index("self._run_once()")
+
+
+# Where run_forever() takes its turns; its beginning and its end are left alone.
+TURN = find_turn()
+
+
 class Ticks:
     """A signal's handler that raises whenever a timer says so, but in what the loop's _run_once() calls only."""
 
@@ -476,7 +486,7 @@ class Ticks:
 
     def __call__(self, number, frame):
         while self.armed and frame is not None:
-            if frame.f_code is base_events.BaseEventLoop._run_once.__code__:
+            if frame.f_code is base_events.BaseEventLoop.run_forever.__code__ and frame.f_lineno == TURN:
                 self.count += 1
                 raise self.exception
             frame = frame.f_back

@@ -263,6 +263,44 @@ async def test_interrupt_while_what_was_gathered_is_sent(loop, connect, pair, mo
     await protocol.lost
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_interrupt_while_writing_stops(loop, pair, debug):
+    """In the cancel() of its Handle. The next write waits for room as well."""
+    loop.set_debug(debug)
+    ours, theirs = pair
+    transport, protocol = loop.run_until_complete(loop.create_connection(Recorder, sock=ours))
+    filled = fill(ours)
+    transport.write(b"first" * 1000)
+    interrupted = False
+
+    def get_debug():
+        nonlocal interrupted
+        if not interrupted and sys._getframe(1).f_code is asyncio.Handle.cancel.__code__:
+            interrupted = True
+            raise KeyboardInterrupt
+        return loop._debug
+
+    loop.get_debug = get_debug
+    received = b""
+    for _ in range(100):
+        received += drain(theirs)
+        loop.call_soon(loop.stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            loop.run_forever()
+    del loop.get_debug
+    assert interrupted
+    assert received[filled:] == b"first" * 1000
+    filled = fill(ours)
+    transport.write(b"second" * 1000)
+    received = b""
+    for _ in range(100):
+        received += drain(theirs)
+        loop.run_until_complete(turns(1))
+    assert received[filled:] == b"second" * 1000
+    transport.close()
+    loop.run_until_complete(protocol.lost)
+
+
 # -- what is read --
 
 

@@ -1,7 +1,7 @@
 """Random sequences of steps on sockets, pipes and signals, against a model of the bytes.
 
-Each sequence is run three times: on the selector loop, the oracle, on ours, and on ours on a simulated
-kernel whose faults are drawn from the same seed.  Between two steps the loops turn as often as the step
+Each sequence is run four times: on the selector loop, the oracle, on ours, on ours with the other tier of
+transports, and on ours on a simulated kernel whose faults are drawn from the same seed.  Between two steps the loops turn as often as the step
 says, and never sleep, so that an example is the same each time.  The steps and the model are in
 random_steps/.  What must hold, whatever is cancelled, closed or reset, and when:
 
@@ -48,6 +48,7 @@ from random_steps.counts import Counts
 from random_steps.defects import DEFECTS
 from random_steps.kinds import Real, Selector, Simulated
 from random_steps.machine import Machine
+from uringloop import tiers
 
 EXAMPLES = int(os.environ.get("URINGLOOP_EXAMPLES", 30))
 # Workers of one parallel run have one seed.
@@ -66,7 +67,8 @@ def kept_seed(request):
 @pytest.mark.timeout(120 + EXAMPLES)
 @pytest.mark.parametrize("rung", range(3), ids="rung{}".format)
 def test_random_steps(rung, capsys):
-    check((Selector(), Real(rung), Simulated(rung)), SEED + rung, capsys)
+    others = [Real(rung, tier) for tier in tiers.MODULES if tier != tiers.DEFAULT]
+    check((Selector(), Real(rung), *others, Simulated(rung)), SEED + rung, capsys)
 
 
 @pytest.mark.parametrize("defect", [defect.__name__ for defect in DEFECTS])

@@ -39,6 +39,7 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _resume(self) except -1
     cdef int _start_reading(self) except -1
     cdef int _stop_reading(self) except -1
+    cdef int _check_loop(self) except -1
     cdef int _start_writing(self) except -1
     cdef int _stop_writing(self) except -1
     cdef int _read(self) except -1

@@ -272,7 +272,7 @@ cdef class _ProactorBasePipeTransport:
     def _fatal_error(self, exc, message='Fatal error on pipe transport'):
         try:
             if isinstance(exc, OSError):
-                if self._loop.get_debug():
+                if self._loop._debug:
                     logger.debug("%r: %s", self, message, exc_info=True)
             else:
                 self._loop.call_exception_handler({
@@ -534,7 +534,7 @@ cdef class _ProactorBasePipeTransport:
             return 0
         self._paused = True
         self._stop_reading()
-        if self._loop.get_debug():
+        if self._loop._debug:
             logger.debug("%r pauses reading", self)
         return 0
 
@@ -543,18 +543,18 @@ cdef class _ProactorBasePipeTransport:
             return 0
         self._paused = False
         self._start_reading()
-        if self._loop.get_debug():
+        if self._loop._debug:
             logger.debug("%r resumes reading", self)
         return 0
 
     cdef int _start_reading(self) except -1:
         # T18
-        self._loop._check_closed()
+        self._check_loop()
         # T2
         self._stop_reading()
         # As a Handle takes it.
         self._read_context = PyContext_CopyCurrent() if self._context is None else self._context
-        if self._loop.get_debug():
+        if self._loop._debug:
             # So that it is told when it is slow.
             self._read_handle = events.Handle(self._read_ready, (), self._loop, self._read_context)
         if self._lost():
@@ -564,30 +564,39 @@ cdef class _ProactorBasePipeTransport:
 
     cdef int _stop_reading(self) except -1:
         cdef uint64_t key = self._read_key
+        handle, self._read_handle = self._read_handle, None
         self._due = False
         self._read_context = None
-        if self._read_handle is not None:
-            self._read_handle.cancel()
-            self._read_handle = None
         if key:
             self._read_key = 0
             self.ring.cancel(key)
+        if handle is not None:
+            # Last: it is Python, and may be interrupted.
+            handle.cancel()
+        return 0
+
+    cdef int _check_loop(self) except -1:
+        """Refuse a closed loop.  (Of one that is open no Python code is asked, in which an interrupt could come.)"""
+        if self._loop._closed:
+            self._loop._check_closed()
         return 0
 
     cdef int _start_writing(self) except -1:
         if self._write_handle is None:
             # T18
-            self._loop._check_closed()
+            self._check_loop()
             handle = events.Handle(self._write_ready, (), self._loop, self._context)
             self._write_wait = self._loop._proactor._run_when_ready(self._sock, POLLOUT, handle)
             self._write_handle = handle
         return 0
 
     cdef int _stop_writing(self) except -1:
-        if self._write_handle is not None:
-            self._write_handle.cancel()
-            self._write_wait.cancel()
-            self._write_handle = self._write_wait = None
+        handle, self._write_handle = self._write_handle, None
+        wait, self._write_wait = self._write_wait, None
+        if handle is not None:
+            wait.cancel()
+            # Last, as above.
+            handle.cancel()
         return 0
 
     def _write_ready(self):
@@ -626,7 +635,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     # stdlib: _ProactorReadPipeTransport._eof_received
     def _eof_received(self):
-        if self._loop.get_debug():
+        if self._loop._debug:
             logger.debug("%r received EOF", self)
         try:
             keep_open = self._protocol.eof_received()

@@ -252,7 +252,8 @@ class _ClosingMixin:
             self._read_handle = self._read_wait = None
 
     def _start_writing(self):
-        if self._write_handle is None:
+        # (Cancelled: an interrupt came into _stop_writing().)
+        if self._write_handle is None or self._write_handle._cancelled:
             self._write_handle, self._write_wait = self._run_when(select.POLLOUT, self._write_ready)
 
     def _stop_writing(self):

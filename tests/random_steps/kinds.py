@@ -23,16 +23,18 @@ class Selector:
 
 
 class Real(Selector):
-    """Ours, on the running kernel and one rung of the ladder."""
+    """Ours, on the running kernel, one rung of the ladder and a tier of transports: the default one, or by its name."""
 
     oracle = False
 
-    def __init__(self, rung):
-        self.name = f"rung {rung}"
+    def __init__(self, rung, transports=None):
+        self.name = f"rung {rung}" if transports is None else f"rung {rung}, {transports}"
         self.rung = rung
+        self.transports = transports
 
     def make_loop(self, seed):
-        return uringloop.IouringProactorEventLoop(uringloop.IouringProactor(rung=self.rung))
+        return uringloop.IouringProactorEventLoop(uringloop.IouringProactor(rung=self.rung),
+                                                  transports=self.transports)
 
 
 class Simulated(Real):
