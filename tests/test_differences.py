@@ -22,6 +22,11 @@ def ours(loop):
     return hasattr(loop, "_proactor")
 
 
+@pytest.fixture
+def native(loop):
+    return hasattr(loop, "_tier") and loop._tier.__name__ == "uringloop.proactor_events"
+
+
 def clients(stack, server, count):
     address = server.sockets[0].getsockname()
     return [stack.enter_context(socket.create_connection(address)) for _ in range(count)]
@@ -108,3 +113,33 @@ async def test_b5_failed_handshake_of_a_server_in_debug_mode(loop, tls, stack, e
     assert [error["message"] for error in errors] == (
         [] if ours else ["Error on transport creation for incoming connection"])
     errors.clear()
+
+
+async def test_b6_attributes_of_a_transport(connect, pair, native):
+    transport, protocol = await connect(pair[0])
+    if native:
+        with pytest.raises(AttributeError):
+            transport.of_the_program = 1
+    else:
+        transport.of_the_program = 1
+    await closed((transport, protocol))
+
+
+async def test_b7_datagrams_of_one_turn(loop, stack, native):
+    class Protocol(asyncio.DatagramProtocol):
+        def datagram_received(self, data, addr):
+            received.append(turn)
+
+    received = []
+    turn = 0
+    transport, _ = await loop.create_datagram_endpoint(Protocol, local_addr=("127.0.0.1", 0))
+    peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    for _ in range(20):
+        peer.sendto(b"data", transport.get_extra_info("sockname"))
+    while len(received) < 20:
+        turn += 1
+        await turns(1)
+    most = max(map(received.count, received))
+    assert most == (16 if native else 1)
+    transport.close()
+    await turns(2)
