@@ -183,10 +183,10 @@ cdef class _ProactorBasePipeTransport:
         self._sock = sock
         try:
             self._fd = fileno(sock)
-        except TypeError:
+        except (OSError, OverflowError, TypeError):
             # Whoever works on it complains of it, as on the reference tier.
             self._fd = -1
-        self._plain = is_readable(sock) and number_of(sock) == self._fd
+        self._plain = self._fd >= 0 and is_readable(sock) and number_of(sock) == self._fd
         self._context = context
         self._high_water = _HIGH_WATER
         self._low_water = _LOW_WATER
@@ -557,6 +557,9 @@ cdef class _ProactorBasePipeTransport:
         if self._loop._debug:
             # So that it is told when it is slow.
             self._read_handle = events.Handle(self._read_ready, (), self._loop, self._read_context)
+        if self._fd < 0:
+            # It says what is wrong with it.
+            fileno(self._sock)
         if self._lost():
             raise _os_error(EBADF)
         self._read_key = self.ring.start_poll(self, self._fd)

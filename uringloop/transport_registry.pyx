@@ -8,6 +8,10 @@ Must not be in here: what transports do.
 """
 import weakref
 
+# From here on a number is a program's invention, or seldom enough: most processes may have no more descriptors
+# (fs.nr_open).
+cdef int _LIMIT = 1 << 20
+
 
 cdef class Registered:
 
@@ -30,9 +34,9 @@ cdef class Transports:
 
     cdef object find(self, fd):
         cdef Py_ssize_t number
-        if self._count and type(fd) is int:
+        if self._count and type(fd) is int and 0 <= fd < _LIMIT:
             number = fd
-            if 0 <= number < <Py_ssize_t> self._natives.size() and self._natives[number] is not NULL:
+            if number < <Py_ssize_t> self._natives.size() and self._natives[number] is not NULL:
                 return <object> self._natives[number]
         return self._others.get(fd) if self._others else None
 
@@ -50,13 +54,12 @@ cdef class Transports:
         cdef Registered native
         cdef Py_ssize_t number
         self.pop(fd, None)
-        if not isinstance(transport, Registered):
+        if not isinstance(transport, Registered) or not 0 <= fd < _LIMIT:
+            # (A socket of the user's class may say any number.)
             self._others[fd] = transport
             return
         native = transport
         number = fd
-        if number < 0:
-            raise ValueError(f"Invalid file descriptor: {fd}")
         if native._transports is not None:
             # It has one place.
             native._transports._leave_place(native)
@@ -77,7 +80,7 @@ cdef class Transports:
     def pop(self, fd, *default):
         cdef Registered native
         transport = self.find(fd)
-        if not isinstance(transport, Registered):
+        if not isinstance(transport, Registered) or (<Registered> transport)._transports is not self:
             return self._others.pop(fd, *default)
         native = transport
         self._leave_place(native)

@@ -110,7 +110,8 @@ TEST_CASE("Chances: the same seed and the same calls have the same faults") {
     auto [ours, theirs] = kernel.stream_pair();
     std::vector<std::int64_t> seen;
     for (int round = 0; round < 50; ++round) {
-      seen.push_back(calls.send(calls.self, ours, "0123456789", 10, MSG_DONTWAIT | MSG_NOSIGNAL));
+      seen.push_back(
+          calls.sendto(calls.self, ours, "0123456789", 10, MSG_DONTWAIT | MSG_NOSIGNAL, nullptr, 0));
       kernel.take(theirs);
     }
     return seen;
@@ -304,7 +305,8 @@ TEST_CASE("interrupted: a call by itself says EINTR or EAGAIN and does nothing")
   char buffer[10];
   std::set<std::int64_t> results;
   for (int round = 0; round < 20; ++round) {
-    results.insert(calls.send(calls.self, ours, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL));
+    results.insert(
+        calls.sendto(calls.self, ours, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL, nullptr, 0));
     results.insert(calls.recvfrom(calls.self, ours, buffer, 10, MSG_DONTWAIT, nullptr, nullptr));
     results.insert(calls.read(calls.self, ours, buffer, 10));
   }
