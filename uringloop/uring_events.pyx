@@ -1019,7 +1019,7 @@ cdef class IouringProactor(Selector):
         while True:
             ov = ring._next()
             if ov is None:
-                return 0
+                break
 
             f, obj, callback = ov.future, ov.obj, ov.callback
             stay = False
