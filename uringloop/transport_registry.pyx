@@ -54,7 +54,7 @@ cdef class Transports:
         cdef Registered native
         cdef Py_ssize_t number
         self.pop(fd, None)
-        if not isinstance(transport, Registered) or not 0 <= fd < _LIMIT:
+        if not isinstance(transport, Registered) or type(fd) is not int or not 0 <= fd < _LIMIT:
             # (A socket of the user's class may say any number.)
             self._others[fd] = transport
             return
