@@ -29,12 +29,14 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef uint64_t _read_key      # of the poll; 0: not reading
     cdef public Py_ssize_t _conn_lost
     cdef int _fd
+    cdef int _family             # of a socket whose names and addresses need not be asked of it; else 0
     cdef readonly bint _closing
     cdef readonly bint _called_connection_lost
     cdef readonly bint _protocol_paused
     cdef readonly bint _paused
     cdef bint _due               # it stands in the loop's _ready, and has something to read
 
+    cdef int _tell_handler(self, message, exc) except -1
     cdef int _pause(self) except -1
     cdef int _resume(self) except -1
     cdef int _start_reading(self) except -1

@@ -23,7 +23,6 @@ import _socket
 import collections
 import itertools
 import os
-import select
 import socket
 import warnings
 import weakref
@@ -36,7 +35,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from libc.string cimport memcpy
 
-from ._overlapped cimport Completion, Ring, fileno, is_readable, number_of
+from ._overlapped cimport Completion, fileno, is_readable, number_of
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
 from .base_events cimport BaseEventLoop
@@ -47,7 +46,6 @@ cdef extern from "<errno.h>":
     int errno, EAGAIN, EBADF, ECANCELED, EINTR
 
 cdef extern from "<poll.h>":
-    enum: POLLIN
     enum: POLLOUT
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -196,7 +194,9 @@ cdef class _ProactorBasePipeTransport:
             extra = None
         self._extra_given = extra
         # differs[N3]
-        if not self._plain or not has_plain_addresses(sock):
+        if self._plain and has_plain_addresses(sock):
+            self._family = family_of(sock)
+        if not self._family:
             self._extra_dict = {} if extra is None else extra
             self._extra_given = None
             _ask_for_names(self._extra_dict, sock)
@@ -230,7 +230,6 @@ cdef class _ProactorBasePipeTransport:
             state = 'idle' if self._write_handle is None else 'polling'
             info.append(f'write=<{state}, bufsize={self._count_unsent()}>')
         return '<{}>'.format(' '.join(info))
-
 
     # stdlib: _ProactorBasePipeTransport.set_protocol
     def set_protocol(self, protocol):
@@ -275,12 +274,7 @@ cdef class _ProactorBasePipeTransport:
                 if self._loop._debug:
                     logger.debug("%r: %s", self, message, exc_info=True)
             else:
-                self._loop.call_exception_handler({
-                    'message': message,
-                    'exception': exc,
-                    'transport': self,
-                    'protocol': self._protocol,
-                })
+                self._tell_handler(message, exc)
         finally:
             self._force_close(exc)
 
@@ -361,12 +355,7 @@ cdef class _ProactorBasePipeTransport:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._loop.call_exception_handler({
-                'message': 'protocol.pause_writing() failed',
-                'exception': exc,
-                'transport': self,
-                'protocol': self._protocol,
-            })
+            self._tell_handler('protocol.pause_writing() failed', exc)
         return 0
 
     # stdlib: _FlowControlMixin._maybe_resume_protocol
@@ -382,12 +371,7 @@ cdef class _ProactorBasePipeTransport:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._loop.call_exception_handler({
-                'message': 'protocol.resume_writing() failed',
-                'exception': exc,
-                'transport': self,
-                'protocol': self._protocol,
-            })
+            self._tell_handler('protocol.resume_writing() failed', exc)
         return 0
 
     # stdlib: _FlowControlMixin.get_write_buffer_limits
@@ -420,6 +404,15 @@ cdef class _ProactorBasePipeTransport:
         return self._make_extra().get(name, default)
 
     # -- ours: no counterpart in the stdlib's class --
+
+    cdef int _tell_handler(self, message, exc) except -1:
+        self._loop.call_exception_handler({
+            'message': message,
+            'exception': exc,
+            'transport': self,
+            'protocol': self._protocol,
+        })
+        return 0
 
     @property
     def __class__(self):
@@ -623,7 +616,6 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     # The most that one data_received() is given: the selector loop's.
     max_size = 256 * 1024
 
-
     # stdlib: _ProactorReadPipeTransport.is_reading
     def is_reading(self):
         return not self._paused and not self._closing
@@ -652,7 +644,6 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         # The connection stays open, to be written to; the end would be told in each tick.
         if not self._closing:
             self._stop_reading()
-
 
     # stdlib: _ProactorReadPipeTransport._loop_reading
     def _loop_reading(self, fut=None):
@@ -813,7 +804,6 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     """
 
     _start_tls_compatible = True
-
 
     def __cinit__(self):
         self._gather_limit = _gather_all
@@ -1151,7 +1141,6 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
                                or (extra and extra.get('peername'))
                                or (self._extra_dict is not None and self._extra_dict.get('peername')))
 
-
     # stdlib: _ProactorDatagramTransport.get_write_buffer_size
     def get_write_buffer_size(self):
         """Return the number of bytes that have found no room yet.  Source: asyncio.DatagramTransport."""
@@ -1176,7 +1165,6 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         _stdlib_sendto(self, data, addr)
         if not self._flush():
             self._pause_if_full()
-
 
     # stdlib: _ProactorDatagramTransport._loop_reading
     def _loop_reading(self, fut=None):
@@ -1209,7 +1197,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         cdef unsigned length = 0
         cdef int64_t sent
         if not self._connected:
-            length = parse_address(family_of(self._sock), addr, &address)
+            length = parse_address(self._family, addr, &address)
             if not length:
                 return False
         sent = self.ring.sendto(self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &address, length)
@@ -1239,7 +1227,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         cdef int64_t got
         try:
             # D7; and a datagram that the buffer does not hold would be cut off.
-            if not self._plain or self.ring._scratch_size < _MAX_SIZE or not has_plain_addresses(self._sock):
+            if not self._family or self.ring._scratch_size < _MAX_SIZE:
                 data, addr = self._sock.recvfrom(self.max_size, _MSG_DONTWAIT)
             else:
                 got = -EBADF if self._lost() else self.ring.receive_from(
@@ -1333,7 +1321,6 @@ cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
             # (_Acceptor does it itself.)
             base_events._set_nodelay(sock)
 
-
     # stdlib: _ProactorSocketTransport.can_write_eof
     def can_write_eof(self):
         return True
@@ -1419,7 +1406,6 @@ class _Acceptor(stdlib_transports._Acceptor):
             super().connect(conn, addr, context)
             return
         loop = self._loop
-        protocol = None
         try:
             protocol = self._protocol_factory()
             number = number_of(conn)
@@ -1436,7 +1422,8 @@ class _Acceptor(stdlib_transports._Acceptor):
             if loop._transports.get(conn.fileno()) is None:
                 conn.close()
             raise
-        except BaseException as exc:
+        except BaseException:
+            # In debug mode, in which it is told, the reference's accept() is called.
             conn.close()
 
 
