@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 
 import pytest
 
-from support import Buffered, Recorder, closed, tcp_pair, turns
+from support import Buffered, Recorder, closed, tcp_pair, turns, until
 
 PAIRS = {"tcp": tcp_pair, "unix": socket.socketpair}
 
@@ -89,3 +90,70 @@ async def test_what_comes_to_a_datagram_socket_that_is_closed(loop, stack, famil
     assert told == []
     transport.close()
     assert await lost is None
+
+
+@pytest.mark.uringloop_only
+@pytest.mark.parametrize("end", ["close", "abort"])
+@pytest.mark.parametrize("debug", [False, True])
+async def test_client_that_is_accepted_on_the_number_of_a_closed_socket(loop, stack, debug, end):
+    """docs/differences.md, B8: it is served, beside the end of the transport that had the number."""
+    loop.set_debug(debug)
+    ours, theirs = socket.socketpair()
+    stack.enter_context(theirs)
+    old = Recorder()
+    transport = loop._make_socket_transport(ours, old)
+    accepted = []
+    async with await loop.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0) as server:
+        client = stack.enter_context(socket.create_connection(server.sockets[0].getsockname()))
+        number = ours.fileno()
+        occupy_below(number, stack)
+        ours.close()
+        await until(lambda: accepted and accepted[0].transport)
+        new = accepted[0]
+        assert new.transport.get_extra_info("socket").fileno() == number
+        client.send(b"one")
+        await until(lambda: new.data == b"one")
+        getattr(transport, end)()
+        assert await old.lost is None
+        # It is refused to others as long as its second owner has it.
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            loop.add_reader(number, print)
+        client.send(b"two")
+        await until(lambda: new.data == b"onetwo")
+        new.transport.write(b"answer")
+        await turns(2)
+        assert client.recv(10) == b"answer"
+        await closed((new.transport, new))
+
+
+@pytest.mark.uringloop_only
+def test_interrupt_of_the_factory_for_a_client_on_such_a_number(loop, stack):
+    """The client sees the end."""
+
+    def factory():
+        raise KeyboardInterrupt
+
+    ours, theirs = socket.socketpair()
+    stack.enter_context(theirs)
+
+    async def begin():
+        protocol = Recorder()
+        return (loop._make_socket_transport(ours, protocol), protocol), await loop.create_server(factory, "127.0.0.1", 0)
+
+    old, server = loop.run_until_complete(begin())
+    client = stack.enter_context(socket.create_connection(server.sockets[0].getsockname()))
+    occupy_below(ours.fileno(), stack)
+    ours.close()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.sleep(10))
+    client.settimeout(5)
+    assert client.recv(1) == b""
+    server.close()
+    loop.run_until_complete(closed(old))
+
+
+def occupy_below(number, stack):
+    """See that no number below this one is free."""
+    while (fd := os.open(os.devnull, os.O_RDONLY)) < number:
+        stack.callback(os.close, fd)
+    os.close(fd)

@@ -6,6 +6,7 @@ Each test is on both, so that a number whose difference is gone (there, in a lat
 import asyncio
 import contextlib
 import errno
+import os
 import re
 import socket
 from pathlib import Path
@@ -143,3 +144,29 @@ async def test_b7_datagrams_of_one_turn(loop, stack, native):
     assert most == (16 if native else 1)
     transport.close()
     await turns(2)
+
+
+async def test_b8_next_owner_of_a_closed_socket_s_number(loop, connect, pair, stack, ours):
+    old = await connect(pair[0])
+    fd = pair[0].fileno()
+    pair[0].close()
+    heir, peer = pair_of_number(fd, stack)
+    with contextlib.nullcontext() if ours else pytest.raises(RuntimeError, match="is used by transport"):
+        new = await connect(heir)
+    await closed(old)
+    if ours:
+        peer.send(b"data")
+        await until(lambda: new[1].data == b"data")
+        await closed(new)
+
+
+def pair_of_number(fd, stack):
+    """Return a connected socket whose descriptor is fd, and its peer."""
+    ends = [stack.enter_context(end) for end in socket.socketpair()]
+    if ends[1].fileno() == fd:
+        ends.reverse()
+    if ends[0].fileno() != fd:
+        os.dup2(ends[0].fileno(), fd)
+        ends[0] = stack.enter_context(socket.socket(fileno=fd))
+    ends[0].setblocking(False)
+    return ends

@@ -1410,7 +1410,7 @@ class _Acceptor(stdlib_transports._Acceptor):
             protocol = self._protocol_factory()
             number = number_of(conn)
             if loop._transports.get(number) is not None:
-                # The user has closed the socket that it was made on.
+                # One that is closing, or whose socket the user has closed. Is it?
                 loop._ensure_fd_no_transport(conn)
             # As _adopt(), but no interrupt comes between the transport and its place.
             if number in loop._keys:
@@ -1419,7 +1419,7 @@ class _Acceptor(stdlib_transports._Acceptor):
             loop._transports[number] = _ProactorSocketTransport(loop, conn, protocol, None, addr, self._server)
         except (SystemExit, KeyboardInterrupt):
             # A transport that is whole has begun to read: it goes on.
-            if loop._transports.get(conn.fileno()) is None:
+            if not self.is_served(conn):
                 conn.close()
             raise
         except BaseException:

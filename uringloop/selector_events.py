@@ -13,6 +13,8 @@ Must not be in here: transports, and anything of io_uring but the proactor's `_p
 #     given to another file since.
 # S2: No selector is made: the proactor waits, and its loop makes and closes the self-pipe. So the
 #     stdlib's __init__ and close are passed over.
+# S3: A transport whose socket its user has closed has lost its number: whoever has that now may use it. A
+#     client that was accepted on it would be dropped without a word.
 import errno
 import functools
 import os
@@ -65,6 +67,17 @@ class _ReadinessEventLoop(BaseSelectorEventLoop):
         # differs[S2]
         self._keys.clear()
         base_events.BaseEventLoop.close(self)
+
+    # stdlib: BaseSelectorEventLoop._ensure_fd_no_transport
+    def _ensure_fd_no_transport(self, fd):
+        try:
+            super()._ensure_fd_no_transport(fd)
+        except RuntimeError:
+            # differs[S3]
+            transport = self._transports.get(fd if isinstance(fd, int) else fd.fileno())
+            sock = getattr(transport, '_sock', None)
+            if sock is None or sock.fileno() != -1:
+                raise
 
     # stdlib: BaseSelectorEventLoop._add_reader
     def _add_reader(self, fd, callback, *args, context=None):

@@ -855,7 +855,7 @@ class _Acceptor:
                     context=context)
         except (SystemExit, KeyboardInterrupt):
             # A transport that is whole has begun to read: it goes on.
-            if loop._transports.get(conn.fileno()) is None:
+            if not self.is_served(conn):
                 conn.close()
             raise
         except BaseException as exc:
@@ -868,6 +868,10 @@ class _Acceptor:
                 if protocol is not None:
                     context['protocol'] = protocol
                 loop.call_exception_handler(context)
+
+    def is_served(self, conn):
+        """Tell whether there is a transport on this connection; its number may have been another's."""
+        return getattr(self._loop._transports.get(conn.fileno()), '_sock', None) is conn
 
     def failed(self, exc):
         """Tell what to do after a failed accept: True to go on."""

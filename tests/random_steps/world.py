@@ -155,11 +155,12 @@ class World:
     # -- the end --
 
     def until(self, condition, what):
+        """Turn until the condition holds; `what`: it in words, or a function that returns them."""
         give_up = time.monotonic() + self.patience
         while not condition():
             # In longer runs than the steps': each begins to read the self-pipe anew, and completions may be late.
             self.turn(10, one_run=True)
-            assert time.monotonic() < give_up, f"waited in vain for {what}"
+            assert time.monotonic() < give_up, f"waited in vain for {what() if callable(what) else what}"
 
     def end(self):
         """See everything end, and that nothing of it is left."""
@@ -195,13 +196,13 @@ class World:
     def end_in_order(self):
         for part in self.parts:
             part.let_go()
-        self.until(lambda: all([part.delivered() for part in self.parts]), f"what was sent: {self.what_there_is()}")
+        self.until_all("delivered")
         for operation in self.operations:
             operation.cancel()
         self.until(lambda: all(operation.task.done() for operation in self.operations), "cancelled tasks")
         for part in self.parts:
             part.close()
-        self.until(lambda: all([part.has_closed() for part in self.parts]), f"the end: {self.what_there_is()}")
+        self.until_all("has_closed")
         self.turn(5)
         for loop in self.loops:
             if (proactor := getattr(loop, "_proactor", None)) is not None:
@@ -212,7 +213,7 @@ class World:
         """The loops are closed with everything under way but the transports, which must be told."""
         for part in self.parts:
             part.abort()
-        self.until(lambda: all([part.has_aborted() for part in self.parts]), f"aborts: {self.what_there_is()}")
+        self.until_all("has_aborted")
         for operation in self.operations:
             if not operation.task.done():
                 operation.cancelled = True
@@ -221,6 +222,15 @@ class World:
         self.close_loops()
         for part in self.parts:
             part.rest()
+
+    def until_all(self, name):
+        """Turn until the method of this name is true of all parts."""
+
+        def unfinished():
+            # (Each is asked: it does something for it.)
+            return {type(part).__name__: part for part in self.parts if not getattr(part, name)()}
+
+        self.until(lambda: not unfinished(), lambda: f"{name}() of {unfinished()} beside {self.what_there_is()}")
 
     def what_there_is(self):
         return [*self.links, *self.pipes, *self.couples, *self.signals.due]
