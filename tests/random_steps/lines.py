@@ -10,13 +10,15 @@ one and only reference to something that has to be done once:
  - what the program called itself, which knows that its call failed.
 
 The selector loop's own way of writing a stream is left alone on it: interrupted behind the last send it calls a
-writer that has nothing to write for ever.  Ours is held to more there.
+writer that has nothing to write for ever.  Ours is held to more there.  But pipes have asyncio's own transports on
+each loop: between their last write and the end of their writer these are left alone on all.
 """
 
 import asyncio
 import functools
 import inspect
 import sys
+from asyncio import unix_events
 from pathlib import Path
 
 import uringloop
@@ -40,6 +42,8 @@ LEFT_ALONE = frozenset([
     "call_at", "call_soon_threadsafe", "create_task", "stop"])
 
 SELECTOR_WRITES = frozenset(["_write_sendmsg", "_write_send", "_write_ready", "_adjust_leftover_buffer"])
+
+PIPE_WRITES = unix_events._UnixWritePipeTransport._write_ready.__code__
 
 # What is in the queue once: the selector loop's transports use these, too.
 ONCE = frozenset(["_call_connection_lost", "_add_reader", "_add_writer", "_sock_read_done", "_sock_write_done",
@@ -118,11 +122,21 @@ class Lines:
         owner = names.get("self")
         if isinstance(owner, asyncio.BaseTransport) and not self.known(owner):
             return False
+        if self.has_written_pipe(frame):
+            return False
         if code.co_name == "_run_once":
             if frame.f_lineno in TIMERS:
                 return False
             return frame.f_lineno not in IN_HAND or not self.once(names["handle"]._callback)
         return not self.hands_on_once(frame)
+
+    def has_written_pipe(self, frame):
+        """Tell whether a pipe transport whose buffer is empty is, or calls this, to stop writing."""
+        while frame is not None and frame.f_code.co_name not in ROOTS:
+            if frame.f_code is PIPE_WRITES:
+                return not frame.f_locals["self"]._buffer
+            frame = frame.f_back
+        return False
 
     def hands_on_once(self, frame):
         """Tell whether this, or what it is called by, is about to put a call into the queue that is made once."""
