@@ -9,6 +9,7 @@ raises there as often as a timer can have it.
 import asyncio
 import contextlib
 import inspect
+import os
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from asyncio import base_events, events, proactor_events, selector_events
 
 import pytest
 
+from random_steps.lines import Interrupted, Lines
 from support import Buffered, Recorder, some_bytes, turns
 from uringloop import stdlib_transports
 
@@ -591,3 +593,30 @@ def test_signals_raise_all_the_time(loop_factory, stack, exception):
         transport.abort()
     turn(3)
     assert all(protocol.lost for _, protocol, _ in ends)
+
+
+@pytest.mark.uringloop_only
+def test_lines_of_a_pipe_s_transport_that_count(loop, errors):
+    """The state machine interrupts asyncio's own transport nowhere where that leaves it with nothing to write."""
+    for nth in range(1, 200):
+        hits = []
+        reader, writer = os.pipe()
+        with open(reader, "rb", 0) as reads:
+            transport, _ = loop.run_until_complete(
+                loop.connect_write_pipe(asyncio.BaseProtocol, open(writer, "wb", 0)))
+            os.set_blocking(reader, False)
+            transport.write(bytes(100_000))
+            total = len(reads.read(100_000))
+            with contextlib.suppress(Interrupted), Lines(nth, Interrupted, hits.append, False, lambda _: True, ()):
+                loop.run_until_complete(turns(3))
+            for _ in range(3):
+                loop.run_until_complete(turns(3))
+                total += len(reads.read(100_000) or b"")
+            # The piece in hand may come twice.
+            assert total == 100_000 or (hits and total > 100_000)
+            assert not errors, hits[0].place
+            transport.close()
+            loop.run_until_complete(turns(3))
+        if not hits:
+            break
+    assert nth > 5
