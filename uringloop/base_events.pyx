@@ -74,6 +74,24 @@ cdef extern from *:
         return error;
     }
 
+    // Set when one of the modules' dictionaries that are watched is about to change.
+    static int names_changed = 1;
+    static int names_watcher = -1;
+
+    static int note_change(PyDict_WatchEvent event, PyObject* dict, PyObject* key, PyObject* value) {
+        (void)event, (void)dict, (void)key, (void)value;
+        names_changed = 1;
+        return 0;
+    }
+
+    // False if all of an interpreter's watchers are taken.
+    static int watch_names(PyObject* dict) {
+        if (names_watcher < 0) names_watcher = PyDict_AddWatcher(note_change);
+        if (names_watcher >= 0 && PyDict_Watch(names_watcher, dict) == 0) return 1;
+        PyErr_Clear();
+        return 0;
+    }
+
     static inline unsigned version_tag(PyTypeObject* type) { return type->tp_version_tag; }
 
     // What Context.run(callback, *args) does. -1 with an exception set.
@@ -179,6 +197,8 @@ cdef extern from *:
     PyObject* c_call(PyCFunction function, PyObject* self, PyObject* argument) except NULL
     object fast_method(PyTypeObject* cls, const char* name, void* function, int flags, const char* doc)
     int put_into_type(PyTypeObject* cls, object name, object value) except -1
+    int names_changed
+    bint watch_names(object names) noexcept
     unsigned version_tag(PyTypeObject* cls)
     int call_in_context(PyObject* context, PyObject* callback, PyObject* args)
     int raise_pending() except -1
@@ -195,21 +215,11 @@ cdef extern from *:
 cdef object _Handle = events.Handle
 cdef object _StdlibTimerHandle = events.TimerHandle
 cdef object _StdlibLoop = base_events.BaseEventLoop
-cdef dict _events_names = vars(events)
 cdef dict _base_names = vars(base_events)
-cdef dict _time_names = vars(time)
-cdef object _monotonic = time.monotonic
 cdef object _deque = deque
-cdef dict _futures_names = vars(futures)
-cdef dict _tasks_names = vars(tasks)
 cdef object _Future = futures.Future
 cdef object _Task = tasks.Task
-cdef object _s_handle = 'Handle'
-cdef object _s_timer_handle = 'TimerHandle'
-cdef object _s_monotonic = 'monotonic'
 cdef object _s_context = 'context'
-cdef object _s_future = 'Future'
-cdef object _s_task = 'Task'
 # From 3.13 on the formatted callback knows of debug mode.
 cdef bint _formats_debug = 'debug' in (
     format_helpers._format_callback_source.__code__.co_varnames)
@@ -314,10 +324,44 @@ cdef int _free_handle_count = 0
 cdef int _free_timer_count = 0
 
 
+# Names of the stdlib's modules that are looked up at each use there, and that tests put others into.
+cdef enum:
+    HANDLE = 1
+    TIMER_HANDLE = 2
+    FUTURE = 4
+    TASK = 8
+    MONOTONIC = 16
+cdef tuple _watched_names = (
+    (vars(events), 'Handle', _Handle), (vars(events), 'TimerHandle', _StdlibTimerHandle),
+    (vars(futures), 'Future', _Future), (vars(tasks), 'Task', _Task), (vars(time), 'monotonic', time.monotonic),
+)
+cdef unsigned _patched = 0
+cdef bint _is_watching = False
+
+
+# ours: whether one of the names stands for something else than at import
+cdef inline bint is_patched(unsigned mask) except -1:
+    if names_changed:
+        _look_at_names()
+    return _patched & mask != 0
+
+
+cdef int _look_at_names() except -1:
+    global _patched, names_changed
+    cdef unsigned bit = 1
+    # (Without a watcher they are looked at each time.)
+    names_changed = not _is_watching
+    _patched = 0
+    for names, name, value in _watched_names:
+        if names.get(name) is not value:
+            _patched |= bit
+        bit <<= 1
+    return 0
+
+
 # ours: whether events.Handle and events.TimerHandle are what they were; differs[L1]
 cdef inline bint handles_are_plain() except -1:
-    return (handle_class_is_plain()
-            and PyDict_GetItemWithError(<PyObject*> _events_names, <PyObject*> _s_handle) == <PyObject*> _Handle)
+    return handle_class_is_plain() and not is_patched(HANDLE)
 
 
 cdef inline bint handle_class_is_plain() except -1:
@@ -562,7 +606,7 @@ cdef double _now() noexcept:
 
 # Whether time.monotonic() is the system's clock: tests put others into its place.
 cdef inline bint _has_system_clock() except -1:
-    return PyDict_GetItemWithError(<PyObject*> _time_names, <PyObject*> _s_monotonic) is <PyObject*> _monotonic
+    return not is_patched(MONOTONIC)
 
 
 cdef object _slow(PyObject* self, object method, PyObject** args, Py_ssize_t nargs, PyObject* kwnames):
@@ -1044,8 +1088,7 @@ cdef object _call_soon_threadsafe(PyObject* self_, PyObject** args, Py_ssize_t n
 
 
 cdef object _create_future(PyObject* self, PyObject* unused):
-    if PyDict_GetItemWithError(<PyObject*> _futures_names, <PyObject*> _s_future) is not <PyObject*> _Future \
-            or (<BaseEventLoop> self)._has_foreign(ANYTHING):
+    if is_patched(FUTURE) or (<BaseEventLoop> self)._has_foreign(ANYTHING):
         return _StdlibLoop.create_future(<object> self)
     return _instance_of(_Future, (), {'loop': <object> self})
 
@@ -1056,7 +1099,7 @@ cdef object _create_task(PyObject* self_, PyObject** args, Py_ssize_t nargs, PyO
     # (What has a traceback, in debug mode, has its last line taken off.)
     if nargs != 1 or at(self_, _l_closed)[0] is not Py_False or at(self_, _l_debug)[0] is not Py_False \
             or at(self_, _l_task_factory)[0] is not Py_None \
-            or PyDict_GetItemWithError(<PyObject*> _tasks_names, <PyObject*> _s_task) is not <PyObject*> _Task \
+            or is_patched(TASK) \
             or (<BaseEventLoop> self_)._has_foreign(CHECK_CLOSED | GET_DEBUG | ANYTHING):
         return _slow(self_, _StdlibLoop.create_task, args, nargs, kwnames)
     keywords = {'loop': <object> self_}
@@ -1107,9 +1150,7 @@ cdef object _call_later(PyObject* self_, PyObject** args, Py_ssize_t nargs, PyOb
 
 cdef inline bint _has_plain_timers(PyObject* self) except -1:
     cdef PyObject* scheduled = at(self, _l_scheduled)[0]
-    return (scheduled is not NULL and PyList_CheckExact(scheduled)
-            and PyDict_GetItemWithError(<PyObject*> _events_names, <PyObject*> _s_timer_handle)
-            is <PyObject*> _StdlibTimerHandle)
+    return scheduled is not NULL and PyList_CheckExact(scheduled) and not is_patched(TIMER_HANDLE)
 
 
 cdef object _cancel(PyObject* self, PyObject* unused):
@@ -1242,9 +1283,10 @@ cdef bint _constructors_do_as_here() except -1:
 
 
 cdef int _start() except -1:
-    global _is_known
+    global _is_known, _is_watching
     cdef int i
     _is_known = _know()
+    _is_watching = all([watch_names(names) for names, _, _ in _watched_names])
     _handle_attributes.update(vars(_Handle))
     _timer_attributes.update(vars(_StdlibTimerHandle))
     for name in _NAMES:
