@@ -26,7 +26,9 @@ import os
 import socket
 import warnings
 import weakref
-from asyncio import base_events, constants, events, futures, proactor_events, protocols, transports, trsock
+from asyncio import (
+    base_events, constants, events, futures, proactor_events, protocols, streams, transports, trsock,
+)
 from asyncio.log import logger
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer
@@ -39,6 +41,7 @@ from ._overlapped cimport Completion, fileno, is_readable, number_of
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
 from .base_events cimport BaseEventLoop
+from .streams cimport reader_of, tell_reader
 from .transport_registry import Clients
 from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
 
@@ -74,6 +77,7 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
     void Py_DECREF_raw "Py_DECREF"(PyObject* data)
     object PyBytes_FromObject(object data)
+    int PyByteArray_Resize(object array, Py_ssize_t size) except -1
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -89,6 +93,7 @@ cdef object _init_socket = _socket.socket.__init__
 cdef object _NODELAY = {(int(family), int(socket.SOCK_STREAM), int(socket.IPPROTO_TCP))
                         for family in (socket.AF_INET, socket.AF_INET6)}
 cdef object _BufferedProtocol = protocols.BufferedProtocol
+cdef object _StreamReaderProtocol = streams.StreamReaderProtocol
 cdef object _detach_takes_transport = DETACH_TAKES_TRANSPORT
 cdef object _iov_max = IOV_MAX
 cdef Py_ssize_t _gather_one = GATHER_ONE
@@ -663,6 +668,10 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             return 0
         if self._buffered and not self._read_error:
             return self._read_into_protocol()
+        if type(self._protocol) is _StreamReaderProtocol and self._plain and not self._read_error:
+            reader = reader_of(self._protocol)
+            if reader is not None:
+                return self._read_into_reader(reader)
         try:
             if self._plain:
                 data = self._receive()
@@ -745,6 +754,65 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         whole = <object> data
         Py_DECREF_raw(data)
         return whole
+
+    cdef int _read_into_reader(self, reader) except -1:
+        """Receive into a StreamReader's buffer, behind what is there, and have it told."""
+        cdef object buffer = reader._buffer
+        cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
+        try:
+            if not self._receive_into(buffer):
+                return 0
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal read error on socket transport')
+            return 0
+        if PyByteArray_GET_SIZE(buffer) == place:
+            self._eof_received()
+            return 0
+        try:
+            tell_reader(reader)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
+        return 0
+
+    cdef bint _receive_into(self, buffer) except -1:
+        """Add to a bytearray what has arrived, at most max_size bytes; false if nothing has."""
+        cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
+        cdef Py_ssize_t limit = min(_MAX_SIZE, self.ring._scratch_size)
+        cdef Py_ssize_t size = 0
+        cdef int64_t got = 0
+        cdef int64_t more = 0
+        if self._lost():
+            raise _os_error(EBADF)
+        # As _receive(): what is large goes straight to where it shall stand.
+        if self._expected >= _LARGE:
+            size = min(self._expected + _MARGIN, min(_LARGEST, limit))
+            PyByteArray_Resize(buffer, place + size)
+            got = self.ring.receive(self._fd, PyByteArray_AS_STRING(buffer) + place, size)
+            if got < size:
+                PyByteArray_Resize(buffer, place + max(got, 0))
+        if got == size and size < _LARGEST and size < limit:
+            more = self.ring.receive(self._fd, self.ring._scratch, limit - size)
+            if size == 0:
+                got = more
+        if got == -EAGAIN:
+            return False
+        if got < 0:
+            raise _os_error(<int> -got)
+        if size and more < 0 and more != -EAGAIN:
+            # (As there.)
+            self._read_error = <int> -more
+            self._due = True
+            self._loop._ready.append(self)
+        if more > 0:
+            PyByteArray_Resize(buffer, place + size + more)
+            memcpy(PyByteArray_AS_STRING(buffer) + place + size, self.ring._scratch, more)
+            got = size + more
+        self._expected = <int> (got if got > self._expected or not size else (3 * self._expected + got) // 4)
+        return True
 
     cdef int _read_into_protocol(self) except -1:
         cdef Py_buffer view
