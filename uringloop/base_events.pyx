@@ -129,6 +129,12 @@ cdef extern from *:
     #endif
     }
 
+    #ifdef Py_GIL_DISABLED
+    enum { kHasGil = 0 };
+    #else
+    enum { kHasGil = 1 };
+    #endif
+
     // Between a thread that makes something ready and a loop that is about to sleep: each writes its
     // own and reads the other's, so nothing may be moved past anything.
     static inline int load(const int* flag) { return __atomic_load_n(flag, __ATOMIC_SEQ_CST); }
@@ -204,6 +210,7 @@ cdef extern from *:
     int raise_pending() except -1
     object steal(PyObject*)
     bint is_only_ours(PyObject*)
+    enum: kHasGil
     int load(const int* flag) noexcept
     void store(int* flag, int value) noexcept
     void fence() noexcept
@@ -1087,10 +1094,21 @@ cdef object _call_soon_threadsafe(PyObject* self_, PyObject** args, Py_ssize_t n
     return handle
 
 
+# The keywords of every future. What is read of them is read before anything of the program's is run, and nobody
+# keeps them; a dict for each would be a good part of a future's cost.
+cdef dict _future_keywords = {'loop': None}
+
+
 cdef object _create_future(PyObject* self, PyObject* unused):
     if is_patched(FUTURE) or (<BaseEventLoop> self)._has_foreign(ANYTHING):
         return _StdlibLoop.create_future(<object> self)
-    return _instance_of(_Future, (), {'loop': <object> self})
+    if not kHasGil:
+        return _instance_of(_Future, (), {'loop': <object> self})
+    _future_keywords['loop'] = <object> self
+    try:
+        return _instance_of(_Future, (), _future_keywords)
+    finally:
+        _future_keywords['loop'] = None
 
 
 cdef object _create_task(PyObject* self_, PyObject** args, Py_ssize_t nargs, PyObject* kwnames):
