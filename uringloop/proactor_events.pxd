@@ -62,7 +62,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef int _read_error         # errno of a read behind another one, until the next tells it
 
     cdef object _receive(self)
-    cdef int _read_into_reader(self, reader) except -1
+    cdef int _read_into_reader(self, reader, buffer) except -1
     cdef bint _receive_into(self, buffer) except -1
     cdef int _read_into_protocol(self) except -1
 

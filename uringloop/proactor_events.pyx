@@ -662,6 +662,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         self._buffered = isinstance(protocol, _BufferedProtocol)
 
     cdef int _read(self) except -1:
+        cdef PyObject* buffer
         if self._conn_lost or self._closing:
             # The close() was interrupted.
             self._stop_reading()
@@ -669,9 +670,9 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if self._buffered and not self._read_error:
             return self._read_into_protocol()
         if type(self._protocol) is _StreamReaderProtocol and self._plain and not self._read_error:
-            reader = reader_of(self._protocol)
+            reader = reader_of(self._protocol, &buffer)
             if reader is not None:
-                return self._read_into_reader(reader)
+                return self._read_into_reader(reader, <object> buffer)
         try:
             if self._plain:
                 data = self._receive()
@@ -755,9 +756,8 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         Py_DECREF_raw(data)
         return whole
 
-    cdef int _read_into_reader(self, reader) except -1:
+    cdef int _read_into_reader(self, reader, buffer) except -1:
         """Receive into a StreamReader's buffer, behind what is there, and have it told."""
-        cdef object buffer = reader._buffer
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
         try:
             if not self._receive_into(buffer):
@@ -771,7 +771,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             self._eof_received()
             return 0
         try:
-            tell_reader(reader)
+            tell_reader(reader, buffer)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:

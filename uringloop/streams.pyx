@@ -154,7 +154,7 @@ cdef inline bint _classes_are_plain() except -1:
 
 
 # ours: the way of StreamReaderProtocol.data_received to its reader
-cdef object reader_of(object protocol):
+cdef object reader_of(object protocol, PyObject** place):
     cdef PyObject* found
     if Py_TYPE(<PyObject*> protocol) is not _protocol_type or not _classes_are_plain() \
             or not has_own_method(protocol, 'data_received', _data_received):
@@ -174,11 +174,13 @@ cdef object reader_of(object protocol):
     buffer = reader._buffer
     if type(buffer) is not bytearray or is_viewed(buffer):
         return None
+    # (The reader has it.)
+    place[0] = <PyObject*> buffer
     return reader
 
 
 # ours: what StreamReader.feed_data does besides adding to the buffer
-cdef int tell_reader(object reader) except -1:
+cdef int tell_reader(object reader, object buffer) except -1:
     cdef int overflow
     cdef long limit
     cdef Py_ssize_t size
@@ -190,8 +192,7 @@ cdef int tell_reader(object reader) except -1:
 
     # What mostly is, asked first: the buffer is below its limit, and nothing follows.
     most = reader._limit
-    buffer = reader._buffer
-    if type(most) is int and type(buffer) is bytearray:
+    if type(most) is int:
         limit = PyLong_AsLongAndOverflow(most, &overflow)
         size = PyByteArray_GET_SIZE(buffer)
         if overflow > 0 or overflow == 0 and limit >= 0 and size - limit <= limit:
