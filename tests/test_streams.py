@@ -523,6 +523,32 @@ async def test_buffer_that_somebody_has_replaced(loop, open_streams):
     await close(writer)
 
 
+@pytest.mark.parametrize("name", ["_stream_reader_wr", "_eof", "_buffer", "_waiter", "_limit", "_transport", "_paused"])
+async def test_attribute_that_is_missing(loop, open_streams, name):
+    reader, writer, peer = await open_streams(limit=1)
+    place = vars(writer.transport.get_protocol() if name == "_stream_reader_wr" else reader)
+    told = []
+
+    def handler(loop, context):
+        told.append(context)
+        # What is called when the connection is lost needs it, too.
+        place[name] = value
+
+    loop.set_exception_handler(handler)
+    value = place.pop(name)
+    peer.send(b"data")
+    await until(lambda: told)
+    assert [context["message"] for context in told] == ["Fatal error: protocol.data_received() call failed."]
+    assert type(told[0]["exception"]) is AttributeError and name in str(told[0]["exception"])
+    if name == "_buffer":
+        assert not reader._buffer
+    elif name in ("_waiter", "_limit"):
+        # Behind the data.
+        assert reader._buffer == b"data"
+    with pytest.raises(AttributeError):
+        await close(writer)
+
+
 @pytest.mark.skipif(sys.flags.optimize, reason="there are no assertions")
 async def test_data_behind_feed_eof(loop, open_streams, errors):
     reader, writer, peer = await open_streams()

@@ -662,7 +662,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         self._buffered = isinstance(protocol, _BufferedProtocol)
 
     cdef int _read(self) except -1:
-        cdef PyObject* buffer
+        cdef PyObject* buffer = NULL
         if self._conn_lost or self._closing:
             # The close() was interrupted.
             self._stop_reading()

@@ -11,7 +11,10 @@ So the stdlib's is the definition, and what is here only faster.  All attributes
 stdlib has them, and by the usual ways.
 
 Must not be in here: transports.
+
+Differences from the stdlib, numbered; a line `# differs[Fn]` stands where each applies.
 """
+# F1: What tells of calls (a profiler, a tracer, a traceback) does not tell of the calls that are not made.
 import types
 from asyncio import streams
 
@@ -155,11 +158,13 @@ cdef inline bint _classes_are_plain() except -1:
 
 # ours: the way of StreamReaderProtocol.data_received to its reader
 cdef object reader_of(object protocol, PyObject** place):
+    # differs[F1]
     cdef PyObject* found
     if Py_TYPE(<PyObject*> protocol) is not _protocol_type or not _classes_are_plain() \
             or not has_own_method(protocol, 'data_received', _data_received):
         return None
-    reference = protocol._stream_reader_wr
+    # (Where one of these attributes is missing, it is the stdlib's method that says so.)
+    reference = getattr(protocol, '_stream_reader_wr', None)
     if not is_reference(reference):
         return None
     found = strong(reference)
@@ -169,9 +174,9 @@ cdef object reader_of(object protocol, PyObject** place):
     if Py_TYPE(<PyObject*> reader) is not _reader_type \
             or not has_own_method(reader, 'feed_data', _feed_data) \
             or not has_own_method(reader, '_wakeup_waiter', _wakeup_waiter) \
-            or reader._eof is not False:
+            or getattr(reader, '_eof', None) is not False:
         return None
-    buffer = reader._buffer
+    buffer = getattr(reader, '_buffer', None)
     if type(buffer) is not bytearray or is_viewed(buffer):
         return None
     # (The reader has it.)
@@ -191,7 +196,7 @@ cdef int tell_reader(object reader, object buffer) except -1:
             waiter.set_result(None)
 
     # What mostly is, asked first: the buffer is below its limit, and nothing follows.
-    most = reader._limit
+    most = getattr(reader, '_limit', None)
     if type(most) is int:
         limit = PyLong_AsLongAndOverflow(most, &overflow)
         size = PyByteArray_GET_SIZE(buffer)
