@@ -17,7 +17,7 @@ import socket
 import pytest
 
 from loop_factories import LOOPS, OURS
-from support import Recorder, certificate_contexts, tcp_pair, turns
+from support import Recorder, certificate_contexts, tcp_pair, turns, waits
 from uringloop import _overlapped
 
 # What a test may take; pytest-timeout's limit is for loops that no longer turn.
@@ -116,8 +116,11 @@ async def wind_up():
 def in_flight(loop):
     """The operations that somebody waits for; always empty on the selector loop."""
     proactor = getattr(loop, "_proactor", None)
-    operations = proactor._cache.values() if proactor is not None else ()
-    return [ov for future, ov, obj, callback in operations if future is not None and not future.cancelled()]
+    if proactor is None:
+        return []
+    operations = [ov for future, ov, obj, callback in proactor._cache.values()
+                  if future is not None and not future.cancelled()]
+    return operations + waits(loop)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from uringloop import sock_calls
+
 CERTIFICATE = Path(__file__).with_name("certificate.pem")
 
 
@@ -115,6 +117,12 @@ async def until(condition):
     """Let the loop turn until condition() is true; the test's time limit is the limit."""
     while not condition():
         await asyncio.sleep(0)
+
+
+def waits(loop):
+    """What `sock_*` calls wait by; always empty on the selector loop."""
+    proactor = getattr(loop, "_proactor", None)
+    return [] if proactor is None else [owner for owner in proactor._ring.owners() if type(owner) is sock_calls.Wait]
 
 
 # -- protocols --

@@ -170,6 +170,8 @@ cdef class Ring:
     cdef int enlist(self, Owner owner, int64_t key) except -1
     cdef int dismiss(self, uint64_t key) except -1
     cdef uint64_t start_poll(self, Owner owner, int fd) except 0
+    cdef uint64_t start_wait(self, Owner owner, int fd, unsigned events) except 0
+    cdef int end(self, uint64_t key) except -1
     cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0
     cdef bint again(self, uint64_t key) noexcept
     cdef int cancel(self, uint64_t key) noexcept
@@ -200,7 +202,6 @@ cdef class Ring:
     cdef bint has_completions(self) noexcept
     cdef int _wake(self) except -1
     cdef Overlapped _next(self)
-    cdef object try_receive(self, int fd, Py_ssize_t size)
     cdef bint is_elsewhere(self) noexcept
     cdef int _settle(self, int fd) except -1
 

@@ -335,6 +335,10 @@ cdef class Ring:
         """Return the operations in the table that are nobody else's, in order of their slots."""
         return [ov for ov in self._slots if isinstance(ov, Overlapped)]
 
+    def owners(self):
+        """Return whose operations are in the table, in order of their slots."""
+        return [owner for owner in self._slots if owner is not None]
+
     cdef int _check(self) except -1:
         if self._proactor.is_open() and self._proactor.forked():
             raise RuntimeError(
@@ -540,15 +544,6 @@ cdef class Ring:
                 self._proactor.cancel(key, -EBADF)
         return 0
 
-    cdef object try_receive(self, int fd, Py_ssize_t size):
-        """Return up to `size` bytes, _scratch_size at most, of what has arrived; None if nothing has."""
-        cdef int64_t got = self._proactor.receive(fd, self._scratch, size, 0)
-        if got == -EAGAIN:
-            return None
-        if got < 0:
-            raise _os_error(got)
-        return PyBytes_FromStringAndSize(<char*> self._scratch, got)
-
     def next(self):
         """Return the next completed operation, or None."""
         return self._next()
@@ -594,6 +589,24 @@ cdef class Ring:
         if owner._plain:
             self._proactor.watch(key)
         return key
+
+    cdef uint64_t start_wait(self, Owner owner, int fd, unsigned events) except 0:
+        """Have the owner told once when `events` hold on fd, by the readiness set; a key."""
+        cdef int64_t key
+        self._check()
+        key = self._proactor.start_wait(Kind.kPoll, fd, events, False)
+        self.enlist(owner, key)
+        if owner._plain:
+            self._proactor.watch(key)
+        return key
+
+    cdef int end(self, uint64_t key) except -1:
+        """Cancel a wait of the readiness set, and give its place back: its owner is told nothing more."""
+        if not self._proactor.forked():
+            self._proactor.cancel(key, -ECANCELED)
+            if self._proactor.take(key):
+                self.dismiss(key)
+        return 0
 
     cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0:
         """Send all of data with the tick; the owner is told of the end, and keeps the data until then."""

@@ -2,7 +2,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
-from ._overlapped cimport Owner
+from ._overlapped cimport Owner, Ring
 
 
 cdef class ReadyOwner(Owner):
@@ -18,6 +18,7 @@ cdef class ReadyHandle:
 cdef class Selector:
     """What the loop waits by, where nobody has put another in its place."""
     cdef bint is_own             # of exactly the class that implements the methods below
+    cdef Ring ring               # what owners of operations start them on, or None
 
     # select(), whose result is for nobody. timeout_ns: nanoseconds; negative: no limit.
     cdef int select_ns(self, int64_t timeout_ns) except -1
@@ -37,6 +38,8 @@ cdef class BaseEventLoop:
     cdef bint _has_foreign(self, unsigned mask) except -1
     cdef bint _is_plain(self, unsigned mask) except -1
     cdef bint has_plain_callbacks(self) except -1
+    cdef bint is_usual(self) except -1
+    cdef Ring find_ring(self)
     cdef bint may_sleep(self) noexcept
     cdef int add_ready(self, object handle) except -1
     cdef int _wake(self) except -1

@@ -31,6 +31,8 @@ from collections import deque
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
+from ._overlapped cimport Ring
+
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
@@ -784,6 +786,20 @@ cdef class BaseEventLoop:
     cdef bint has_plain_callbacks(self) except -1:
         """Tell whether nobody would see if a callback came into _ready without call_soon() and a Handle."""
         return handles_are_plain() and not self._has_foreign(SOON | CALL_SOON)
+
+    cdef bint is_usual(self) except -1:
+        """Tell whether the loop is open and in no debug mode, and nobody else has a say in that."""
+        return (at(<PyObject*> self, _l_closed)[0] is Py_False
+                and at(<PyObject*> self, _l_debug)[0] is Py_False
+                and not self._has_foreign(CHECK_CLOSED | GET_DEBUG | ANYTHING))
+
+    cdef Ring find_ring(self):
+        """Return what the loop's operations are started on."""
+        cdef PyObject* proactor = at(<PyObject*> self, _l_proactor)[0]
+        if proactor is not NULL and isinstance(<object> proactor, Selector) \
+                and (<Selector> <object> proactor).ring is not None:
+            return (<Selector> <object> proactor).ring
+        return self._proactor._ring
 
     cdef bint may_sleep(self) noexcept:
         """Say that the loop is about to sleep; False if it has to look at what is ready once more.

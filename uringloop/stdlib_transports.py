@@ -67,13 +67,16 @@ import inspect
 import io
 import itertools
 import os
-import select
 import socket
 import types
 import warnings
 from asyncio import (
     base_events, constants, events, exceptions, proactor_events, protocols, sslproto, trsock, unix_events)
 from asyncio.log import logger
+from select import POLLIN, POLLOUT
+
+from . import sock_calls
+from .sock_calls import MUST_WAIT, wait
 
 # Server._detach() takes the transport from Python 3.13 on.
 DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._detach).parameters
@@ -93,9 +96,6 @@ def _find_header_size():
 
 
 HEADER_SIZE = _find_header_size()
-
-# A number and no member of an enumeration, which takes longer to be read.
-_MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
 
 # How many buffers one sendmsg(2) takes.
 IOV_MAX = os.sysconf('SC_IOV_MAX')
@@ -233,7 +233,7 @@ class _ClosingMixin:
         # differs[T2]
         self._stop_reading()
         # differs[T1]
-        self._read_handle, self._read_wait = self._run_when(select.POLLIN, self._read_ready)
+        self._read_handle, self._read_wait = self._run_when(POLLIN, self._read_ready)
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -254,7 +254,7 @@ class _ClosingMixin:
     def _start_writing(self):
         # (Cancelled: an interrupt came into _stop_writing().)
         if self._write_handle is None or self._write_handle._cancelled:
-            self._write_handle, self._write_wait = self._run_when(select.POLLOUT, self._write_ready)
+            self._write_handle, self._write_wait = self._run_when(POLLOUT, self._write_ready)
 
     def _stop_writing(self):
         if self._write_handle is not None:
@@ -737,17 +737,6 @@ class _Introduction:
         return functools.partial(self._context.run, self._protocol.connection_made)
 
 
-# ours: of a blocking socket, BlockingIOError in place of a call that blocks: it was ready when the loop
-# looked, but somebody else may have been faster.
-def check_ready(sock, events):
-    # (A closed one says by itself what it is.)
-    if sock.gettimeout() != 0 and (fd := sock.fileno()) >= 0:
-        poller = select.poll()
-        poller.register(fd, events)
-        if not poller.poll(0):
-            raise BlockingIOError
-
-
 # ours: one of the two classes
 def _make_socket_transport(loop, sock, protocol, waiter, extra, server, context):
     if context is None:
@@ -802,7 +791,7 @@ class _Acceptor:
         # The loop cancels what it finds here when it stops serving.
         loop._accept_futures[self._fd] = self
         self._handle = events.Handle(self.accept, (), loop)
-        self._wait = loop._proactor._run_when_ready(self._sock, select.POLLIN, self._handle, True)
+        self._wait = loop._proactor._run_when_ready(self._sock, POLLIN, self._handle, True)
 
     def cancel(self):
         if self._handle is not None:
@@ -983,24 +972,22 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
 
     # stdlib: BaseProactorEventLoop.sock_recv
     async def sock_recv(self, sock, n):
-        # differs[T7], here and in the methods below.
-        self._check_sock(sock)
-        # As below, at half the price for a plain socket: BlockingIOError costs as much as a system call.
-        while (data := self._proactor._try_recv(sock, n)) is None:
-            await self._sock_wait(sock, select.POLLIN)
-        if data is NotImplemented:
-            return await self._sock_call(sock, select.POLLIN, 'recv', n)
+        # differs[T7], here and in the methods below: each attempt checks its socket.
+        while (data := sock_calls.recv(self, sock, n)) is MUST_WAIT:
+            await wait(self, sock, POLLIN)
         return data
 
     # stdlib: BaseProactorEventLoop.sock_recv_into
     async def sock_recv_into(self, sock, buf):
-        self._check_sock(sock)
-        return await self._sock_call(sock, select.POLLIN, 'recv_into', buf)
+        while (received := sock_calls.recv_into(self, sock, buf)) is MUST_WAIT:
+            await wait(self, sock, POLLIN)
+        return received
 
     # stdlib: BaseProactorEventLoop.sock_recvfrom
     async def sock_recvfrom(self, sock, bufsize):
-        self._check_sock(sock)
-        return await self._sock_call(sock, select.POLLIN, 'recvfrom', bufsize)
+        while (received := sock_calls.recvfrom(self, sock, bufsize)) is MUST_WAIT:
+            await wait(self, sock, POLLIN)
+        return received
 
     # stdlib: BaseProactorEventLoop.sock_recvfrom_into
     async def sock_recvfrom_into(self, sock, buf, nbytes=0):
@@ -1008,28 +995,21 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         if not nbytes:
             nbytes = len(buf)
 
-        return await self._sock_call(sock, select.POLLIN, 'recvfrom_into', buf, nbytes)
+        while (received := sock_calls.recvfrom_into(self, sock, buf, nbytes)) is MUST_WAIT:
+            await wait(self, sock, POLLIN)
+        return received
 
     # stdlib: BaseProactorEventLoop.sock_sendall
     async def sock_sendall(self, sock, data):
-        self._check_sock(sock)
-        # What is no socket says so here, as on the selector loop.
-        try:
-            sent = sock.send(data, _MSG_DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        if type(data) is bytes and sent == len(data):
-            return
-        # Given back at the end, whatever keeps this frame (a traceback).
-        with memoryview(data) as whole, whole.cast('B') as view:
-            while sent < len(view):
-                with view[sent:] as rest:
-                    sent += await self._sock_call(sock, select.POLLOUT, 'send', rest, _MSG_DONTWAIT)
+        sent = sock_calls.send(self, sock, data)
+        if sent is not None:
+            await self._sock_send_rest(sock, data, sent)
 
     # stdlib: BaseProactorEventLoop.sock_sendto
     async def sock_sendto(self, sock, data, address):
-        self._check_sock(sock)
-        return await self._sock_call(sock, select.POLLOUT, 'sendto', data, address)
+        while (sent := sock_calls.attempt(self, sock, POLLOUT, 'sendto', data, address)) is MUST_WAIT:
+            await wait(self, sock, POLLOUT)
+        return sent
 
     # stdlib: BaseProactorEventLoop.sock_connect
     async def sock_connect(self, sock, address):
@@ -1046,15 +1026,16 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             return
         except (BlockingIOError, InterruptedError):
             pass
-        await self._proactor._poll_socket(sock, select.POLLOUT)
+        await wait(self, sock, POLLOUT)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error != 0:
             raise OSError(error, f'Connect call failed {address}')
 
     # stdlib: BaseProactorEventLoop.sock_accept
     async def sock_accept(self, sock):
-        self._check_sock(sock)
-        conn, address = await self._sock_call(sock, select.POLLIN, 'accept')
+        while (accepted := sock_calls.attempt(self, sock, POLLIN, 'accept')) is MUST_WAIT:
+            await wait(self, sock, POLLIN)
+        conn, address = accepted
         conn.setblocking(False)
         return conn, address
 
@@ -1089,7 +1070,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
                     continue
                 # Also after a success: others have their turn between two blocks.
                 try:
-                    await self._proactor._poll_socket(sock, select.POLLOUT)
+                    await self._proactor._poll_socket(sock, POLLOUT)
                 except OSError as exc:
                     if exc.errno != errno.ECANCELED:
                         raise
@@ -1144,20 +1125,12 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
-    async def _sock_call(self, sock, events, name, *args):
-        """Call a socket's method until it need not wait; the proactor waits for `events`."""
-        while True:
-            try:
-                # A blocking socket must not block the loop: it is asked first.
-                check_ready(sock, events)
-                return getattr(sock, name)(*args)
-            except (BlockingIOError, InterruptedError):
-                pass
-            await self._sock_wait(sock, events)
-
-    def _sock_wait(self, sock, events):
-        """Return a future of `events` on a socket that is no transport's."""
-        # A class of the user's may say what it likes.
-        if self._transports or type(sock) is not socket.socket:
-            self._ensure_fd_no_transport(sock.fileno())
-        return self._proactor._poll_socket(sock, events)
+    # Apart from sock_sendall(), whose frame is smaller without it.
+    async def _sock_send_rest(self, sock, data, sent):
+        # Given back at the end, whatever keeps this frame (a traceback).
+        with memoryview(data) as whole, whole.cast('B') as view:
+            while sent < len(view):
+                await wait(self, sock, POLLOUT)
+                with view[sent:] as rest:
+                    more = sock_calls.send(self, sock, rest)
+                    sent += len(rest) if more is None else more

@@ -38,7 +38,8 @@ cdef class Transports:
             number = fd
             if number < <Py_ssize_t> self._natives.size() and self._natives[number] is not NULL:
                 return <object> self._natives[number]
-        return self._others.get(fd) if self._others else None
+        # (Its own len() is Python code.)
+        return self._others.get(fd) if self._others.data else None
 
     def get(self, fd, default=None):
         transport = self.find(fd)
@@ -96,7 +97,7 @@ cdef class Transports:
         return self._count + len(self._others)
 
     def __bool__(self):
-        # (Of the dead ones the dict is told later. Its own len() is Python code.)
+        # (Of the dead ones the dict is told later.)
         return self._count > 0 or bool(self._others.data)
 
     def __iter__(self):

@@ -125,7 +125,7 @@ from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
 from .base_events cimport BaseEventLoop, ReadyHandle, Selector
 from .base_events import SlottedEventLoop
-from . import selector_events, stdlib_transports, tiers, unix_events
+from . import selector_events, sock_calls, stdlib_transports, tiers, unix_events
 
 __all__ = (
     'IouringProactorEventLoop', 'IouringProactor', 'IouringProactorEventLoopPolicy',
@@ -148,7 +148,6 @@ cdef int MANY = 4096
 _CLOSE_PATIENCE = 5.0
 
 
-cdef object _PlainSocket = socket.socket
 cdef object _Handle = events.Handle
 cdef object _Future = futures.Future
 cdef object _future_set_result = futures.Future.set_result
@@ -614,7 +613,7 @@ def finish_recvfrom(receive, trans, key, ov):
 # ours: inner function of IocpProactor.accept
 def finish_accept(listener, trans, key, ov):
     ov.getresult()
-    stdlib_transports.check_ready(listener, select.POLLIN)
+    sock_calls.check_ready(listener, select.POLLIN)
     conn, address = listener.accept()
     conn.setblocking(False)
     return conn, address
@@ -705,6 +704,7 @@ cdef class IouringProactor(Selector):
         # differs[D1]: no _cache and no _unregistered; differs[D11]: no _registered.
         self._ring = Ring(rung, kernel, spin_us=spin_us, sq_entries=sq_entries, cq_entries=cq_entries,
                           receive_buffer=receive_buffer)
+        self.ring = self._ring
 
     # stdlib: IocpProactor._check_closed
     def _check_closed(self):
@@ -1226,16 +1226,6 @@ cdef class IouringProactor(Selector):
         stay = ov._again()
         self._loop._ready.append(handle)
         return stay
-
-    def _try_recv(self, conn, nbytes):
-        """Return what conn.recv(nbytes) does, or None where that would wait.
-
-        NotImplemented for what conn's own method has to be asked.
-        """
-        cdef Ring ring = self._made_ring()
-        if type(conn) is not _PlainSocket or type(nbytes) is not int or not 0 < nbytes <= ring._scratch_size:
-            return NotImplemented
-        return ring.try_receive(fileno(conn), nbytes)
 
     def _receive(self, conn, nbytes):
         """Return what has arrived on conn, as its recv() does, at most nbytes and as many as the buffer holds."""
