@@ -29,8 +29,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T6: One bad accept does not end the server: when descriptors or memory run out it pauses and tries
 #     again; a client that is gone, or a protocol factory that raises, costs that connection only. All
 #     that wait are accepted in one tick, up to the backlog.
-# T7: The sock_* methods call the socket's own method and use the proactor to wait, as the selector
-#     loop does: a cancelled one has taken nothing, even when the task is cancelled in the very
+# T7: The sock_* methods do at once what the socket's own method does, and wait where it would, as the selector
+#     loop does (sock_calls): a cancelled one has taken nothing, even when the task is cancelled in the very
 #     tick in which its data came, and wrong arguments raise what they raise there.
 # T8: sock_connect resolves host names and takes every address family, as the selector loop does.
 # T9: Sending a file goes by what was really sent: a file that shrinks ends it, the file's position
