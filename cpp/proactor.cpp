@@ -528,58 +528,74 @@ void Proactor::queue_again(Operation* operation) noexcept {
 }
 
 // The final CQE of an operation in flight.
+Proactor::Outcome Proactor::outcome_of(const Operation& operation, int result) const noexcept {
+  const bool sending = owns_buffer(operation.kind);
+  const bool polled = !sending || (operation.flags & kPolling);
+  if (!polled && result >= 0 && operation.done >= operation.length) return Outcome::kWhole;
+  if (operation.flags & kCancelWanted) return Outcome::kCancelled;
+  if (result == -EOPNOTSUPP && operation.kind == Kind::kWrite && !(operation.flags & kMayWait))
+    return Outcome::kCannotAsk;
+  if (result == -EINTR || result == -ECANCELED || (result == -EFAULT && operation.run != run_))
+    return Outcome::kInterrupted;
+  if (!polled && (result == -EAGAIN || result == 0)) return Outcome::kNoRoom;
+  if (result < 0) return Outcome::kFailed;
+  if (!sending) return Outcome::kReady;
+  return polled ? Outcome::kRoom : Outcome::kShort;
+}
+
 void Proactor::finish(Operation* operation, int result) noexcept {
   come_back(operation);
   const bool sending = owns_buffer(operation->kind);
-  const bool polled = !sending || (operation->flags & kPolling);
-  if (sending && !polled && result > 0) {
+  if (sending && !(operation->flags & kPolling) && result > 0) {
     operation->done += static_cast<std::uint64_t>(result);
     operation->retries = 0;
   }
-  const bool whole = sending && !polled && result >= 0 && operation->done >= operation->length;
   const std::int64_t done = static_cast<std::int64_t>(operation->done);
 
-  if (whole || (operation->flags & kCancelWanted)) {
-    complete(operation, whole ? 0 : operation->cancel_error, sending ? done : 0);
-    return;
-  }
-  // Ended without us: interrupted, or by the end of the thread that had submitted it.
-  const bool interrupted = result == -EINTR || result == -ECANCELED ||
-                           (result == -EFAULT && operation->run != run_);
-  const bool blocked = sending && !polled && (result == -EAGAIN || result == 0);
-  if (operation->kind == Kind::kWrite && !(operation->flags & kMayWait) &&
-      (result == -EOPNOTSUPP ||
-       (blocked && result != 0 && ++operation->retries > kNowaitTries))) {
-    operation->flags |= kMayWait;
-    operation->retries = 0;
-    queue_again(operation);
-    return;
-  }
-  if (interrupted || blocked) {
-    // -EAGAIN is a reason, however often it comes: a Unix datagram socket that is not connected
-    // polls as writable whatever room its peer has.
-    // So is the end of a thread, of which there may be many before a poll has something to tell.
-    const bool counts = result != -EAGAIN && operation->run == run_;
-    if (counts && ++operation->retries > kRetryLimit) {
-      complete(operation, result < 0 ? result : -EAGAIN, done);
-      return;
-    }
-    if (blocked) operation->flags |= kPolling;
-    queue_again(operation);
-  } else if (result < 0) {
-    complete(operation, result, done);
-  } else if (sending) {
-    // Writable at last: the rest.  Short: there is no room for it now.
-    if (polled)
-      operation->flags &= static_cast<std::uint16_t>(~kPolling);
-    else
+  switch (outcome_of(*operation, result)) {
+    case Outcome::kWhole:
+      return complete(operation, 0, done);
+    case Outcome::kCancelled:
+      return complete(operation, operation->cancel_error, sending ? done : 0);
+    case Outcome::kCannotAsk:
+      return let_wait(operation);
+    case Outcome::kNoRoom:
+      if (operation->kind == Kind::kWrite && !(operation->flags & kMayWait) && result != 0 &&
+          ++operation->retries > kNowaitTries)
+        return let_wait(operation);
+      // -EAGAIN is a reason, however often it comes: a Unix datagram socket that is not connected
+      // polls as writable whatever room its peer has.
+      if (result == 0 && is_once_too_often(operation)) return complete(operation, -EAGAIN, done);
       operation->flags |= kPolling;
-    queue_again(operation);
-  } else {
-    // A reader's poll is armed again and again for as long as there is the reader.
-    operation->retries = 0;
-    complete(operation, 0, result);
+      return queue_again(operation);
+    case Outcome::kInterrupted:
+      if (is_once_too_often(operation)) return complete(operation, result, done);
+      return queue_again(operation);
+    case Outcome::kFailed:
+      return complete(operation, result, done);
+    case Outcome::kRoom:
+      operation->flags &= static_cast<std::uint16_t>(~kPolling);
+      return queue_again(operation);
+    case Outcome::kShort:
+      // There is no room for the rest now.
+      operation->flags |= kPolling;
+      return queue_again(operation);
+    case Outcome::kReady:
+      // A reader's poll is armed again and again for as long as there is the reader.
+      operation->retries = 0;
+      return complete(operation, 0, result);
   }
+}
+
+void Proactor::let_wait(Operation* operation) noexcept {
+  operation->flags |= kMayWait;
+  operation->retries = 0;
+  queue_again(operation);
+}
+
+bool Proactor::is_once_too_often(Operation* operation) noexcept {
+  // The end of a thread is a reason to try again: of those there may be many before a poll has something to tell.
+  return operation->run == run_ && ++operation->retries > kRetryLimit;
 }
 
 void Proactor::hear_wake() noexcept {

@@ -257,7 +257,22 @@ class Proactor {
   void list_cancel(Operation* operation) noexcept;
   void queue_again(Operation* operation) noexcept;
   void complete(Operation* operation, int error, std::int64_t result) noexcept;
+  // What a final CQE says of its operation.
+  enum class Outcome : std::uint8_t {
+    kWhole,        // of a send: everything is out
+    kCancelled,    // somebody has asked for its end
+    kCannotAsk,    // of a write: its file can't be asked not to wait for room
+    kInterrupted,  // ended without us: by a signal, or with the thread that had submitted it
+    kNoRoom,       // of a send: to be polled for room
+    kFailed,
+    kReady,  // of a poll
+    kRoom,   // of a send's poll: to be sent on
+    kShort,  // of a send: a part is out
+  };
+  Outcome outcome_of(const Operation& operation, int result) const noexcept;
   void finish(Operation* operation, int result) noexcept;
+  void let_wait(Operation* operation) noexcept;
+  bool is_once_too_often(Operation* operation) noexcept;
   void dispatch(const io_uring_cqe& cqe) noexcept;
   void disown(Operation* operation, int error) noexcept;
   int enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_ns = 0) noexcept;
