@@ -31,7 +31,6 @@ import os
 import socket
 import stat
 
-cimport cython
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
 from cpython.bytearray cimport PyByteArray_FromStringAndSize
@@ -787,7 +786,6 @@ cdef class Owner:
         return False
 
 
-@cython.freelist(256)
 cdef class Overlapped(Owner):
     """One operation.
 

@@ -96,7 +96,6 @@ from asyncio.log import logger
 from functools import partial
 from types import MappingProxyType
 
-cimport cython
 from cpython.object cimport PyObject
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t
@@ -224,7 +223,6 @@ cdef int _schedule(Overlapped ov, bint is_plain) except -1:
 
 
 # ours: the only done-callback needs no Handle; differs[D21]
-@cython.freelist(256)
 cdef class _DoneHandle(ReadyHandle):
     """The only done-callback of an operation's future, ready to be run by the loop.
 
