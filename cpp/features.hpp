@@ -7,6 +7,7 @@
 // This is also the one place that guards what an old <linux/io_uring.h> lacks.
 #pragma once
 
+#include <errno.h>
 #include <liburing.h>
 
 #include "kernel.hpp"
@@ -53,10 +54,26 @@ unsigned setup_flags(Rung rung) noexcept;
 // The other way round.
 Rung rung_of(unsigned setup_flags) noexcept;
 
+// Operations that a kernel may know and yet refuse, or not know: each has a way around it.  A send or a
+// write is then made by the system call of that name, a cancel by POLL_REMOVE.  What refuses one is a
+// restriction (IORING_REGISTER_RESTRICTIONS, and what newer kernels lay upon a whole task), and no
+// seccomp filter, which sees io_uring's three calls only.
+enum Refusal : unsigned {
+  kNoSend = 1 << 0,
+  kNoSendmsg = 1 << 1,
+  kNoWrite = 1 << 2,
+  kNoCancel = 1 << 3,
+};
+
+// What a kernel, or its network, says to what is not allowed.
+constexpr bool is_refusal(int error) noexcept { return error == -EACCES || error == -EPERM; }
+
 struct Features {
   Rung rung = Rung::kPlain;
   // IORING_FEAT_* as io_uring_setup(2) reported them.
   unsigned kernel_features = 0;
+  // Refusals that were found.
+  unsigned refused = 0;
 
   bool single_issuer() const noexcept { return rung == Rung::kDeferTaskrun; }
   bool no_iowait() const noexcept { return (kernel_features & IORING_FEAT_NO_IOWAIT) != 0; }
@@ -65,9 +82,10 @@ struct Features {
 // Find the highest rung, not above `best`, on which `kernel` makes a ring.
 //
 // Returns 0 and fills `*features`, or -errno: -EINVAL when even the lowest rung is refused or an
-// operation that this library needs is missing (the kernel is older than 5.19), -EPERM, -ENOSYS,
-// -ENOMEM, -EMFILE ... as io_uring_setup(2) says.  A filter may allow that call and refuse the other two:
-// each is tried, and `*call`, if it is given, names the one that failed.
+// operation that this library can't do without is missing (the kernel is older than 5.19), -EPERM,
+// -ENOSYS, -ENOMEM, -EMFILE ... as io_uring_setup(2) says.  A filter may allow that call and refuse the
+// other two, and a restriction allow all three and refuse an operation: each is tried, and `*call`, if it
+// is given, names the call or the operation that failed.
 int probe_features(const Kernel& kernel, Features* features, Rung best = Rung::kDeferTaskrun,
                    const char** call = nullptr) noexcept;
 

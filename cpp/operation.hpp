@@ -55,6 +55,7 @@ enum Flag : std::uint16_t {
   kByReadiness = 1 << 6,   // it waits in the set of Readiness, and not by a POLL_ADD
   kRepeated = 1 << 7,      // ... and goes on waiting whenever it was told
   kCancelArmed = 1 << 8,   // the SQE of its cancel is written
+  kByCall = 1 << 9,        // of a sending kind: the ring has refused it, a system call does it
 };
 
 // What a sendto needs at addresses that stay put until the final CQE.

@@ -1,6 +1,7 @@
 #include "proactor.hpp"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -70,6 +71,7 @@ int Proactor::init(const Features& features, unsigned submission_entries,
   fork_count_ = kernel_.fork_count(kernel_.self);
   thread_ = 0;
   moved_ = false;
+  refused_to_poll_ = 0;
   door_ = 0;
   int error = ring_.init(features_, submission_entries_, completion_entries_, patience_ns);
   if (error < 0) return error;
@@ -90,7 +92,7 @@ bool Proactor::forked() const noexcept {
 }
 
 bool Proactor::bound_here() const noexcept {
-  if (!ring_.is_open() || forked() || thread_ == 0 || occupied()) return false;
+  if (!ring_.is_open() || forked() || thread_ == 0 || occupied() || refused_to_poll_ != 0) return false;
   return !ring_.single_issuer() || thread_ == kernel_.thread_id(kernel_.self);
 }
 
@@ -533,6 +535,7 @@ Proactor::Outcome Proactor::outcome_of(const Operation& operation, int result) c
   const bool polled = !sending || (operation.flags & kPolling);
   if (!polled && result >= 0 && operation.done >= operation.length) return Outcome::kWhole;
   if (operation.flags & kCancelWanted) return Outcome::kCancelled;
+  if (!polled && is_refusal(result) && !(operation.flags & kByCall)) return Outcome::kRefused;
   if (result == -EOPNOTSUPP && operation.kind == Kind::kWrite && !(operation.flags & kMayWait))
     return Outcome::kCannotAsk;
   if (result == -EINTR || result == -ECANCELED || (result == -EFAULT && operation.run != run_))
@@ -557,6 +560,10 @@ void Proactor::finish(Operation* operation, int result) noexcept {
       return complete(operation, 0, done);
     case Outcome::kCancelled:
       return complete(operation, operation->cancel_error, sending ? done : 0);
+    case Outcome::kRefused:
+      // What comes of the call is the answer, whatever it is (a network's own EPERM comes again).
+      operation->flags |= kByCall;
+      return queue_again(operation);
     case Outcome::kCannotAsk:
       return let_wait(operation);
     case Outcome::kNoRoom:
@@ -603,17 +610,24 @@ void Proactor::hear_wake() noexcept {
   if (kernel_.read(kernel_.self, wake_fd_, &count, sizeof(count)) > 0) woken_ = true;
 }
 
+// Of our own polls.  To arm one again that is refused would end its turn at once, for ever.
+void Proactor::note_poll(int result) noexcept {
+  if (is_refusal(result)) refused_to_poll_ = result;
+}
+
 void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
   if (cqe.user_data == kCancelKey) return;  // 0, -ENOENT and -EALREADY alike: the target's CQE counts
   if (cqe.user_data == kWakeKey) {
     hear_wake();
     wake_armed_ = (cqe.flags & IORING_CQE_F_MORE) != 0;
     woken_ = true;
+    note_poll(cqe.res);
     return;
   }
   if (cqe.user_data == kReadinessKey) {
     readiness_armed_ = (cqe.flags & IORING_CQE_F_MORE) != 0;
     readiness_told_ = true;
+    note_poll(cqe.res);
     return;
   }
   Operation* operation = table_.find(cqe.user_data);
@@ -728,6 +742,51 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
   ++in_flight_;
 }
 
+// Is it done by a system call, and not by the ring?
+bool Proactor::goes_by_call(const Operation* operation) const noexcept {
+  if (!owns_buffer(operation->kind) || (operation->flags & kPolling)) return false;
+  if (operation->flags & kByCall) return true;
+  switch (operation->kind) {
+    case Kind::kSend: return (features_.refused & kNoSend) != 0;
+    case Kind::kSendTo: return (features_.refused & kNoSendmsg) != 0;
+    default: return (features_.refused & kNoWrite) != 0;
+  }
+}
+
+std::int64_t Proactor::call_once(const Operation* operation) noexcept {
+  const char* rest = static_cast<const char*>(operation->buffer) + operation->done;
+  const std::uint64_t left = operation->length - operation->done;
+  if (operation->kind == Kind::kWrite) {
+    // Not more than a pipe that polls as writable has room for, whatever flags it has.
+    if (kernel_.poll(kernel_.self, operation->fd, POLLOUT) == 0) return -EAGAIN;
+    return kernel_.write(kernel_.self, operation->fd, rest, left < PIPE_BUF ? left : PIPE_BUF);
+  }
+  const msghdr* message = operation->address == nullptr ? nullptr : &operation->address->message;
+  const bool addressed = message != nullptr && message->msg_namelen != 0;
+  return kernel_.sendto(kernel_.self, operation->fd, rest, left < kLongestSend ? left : kLongestSend,
+                        static_cast<int>(operation->message_flags) | MSG_DONTWAIT,
+                        addressed ? static_cast<const sockaddr*>(message->msg_name) : nullptr,
+                        addressed ? message->msg_namelen : 0);
+}
+
+// Do a queued operation; false when there is no room for all of it: a poll is to wait for more.
+bool Proactor::call(Operation* operation) noexcept {
+  std::int64_t result;
+  do {
+    result = call_once(operation);
+    if (result > 0) operation->done += static_cast<std::uint64_t>(result);
+  } while (result == -EINTR || (result > 0 && operation->done < operation->length));
+  // (Nothing is sent of what has no length, and that is all of it.)
+  const bool whole = result >= 0 && operation->done >= operation->length;
+  if (!whole && (result == -EAGAIN || result == 0)) {
+    operation->flags |= kPolling;
+    return false;
+  }
+  table_.unlink(&queued_, operation);
+  complete(operation, whole ? 0 : static_cast<int>(result), static_cast<std::int64_t>(operation->done));
+  return true;
+}
+
 // The cancels among what fill() writes.
 bool Proactor::fill_cancels() noexcept {
   while (!cancels_.empty()) {
@@ -736,7 +795,11 @@ bool Proactor::fill_cancels() noexcept {
     Operation* operation = table_.at(cancels_.head);
     table_.unlink_cancel(&cancels_, operation);
     operation->flags ^= kCancelListed | kCancelArmed;
-    io_uring_prep_cancel64(sqe, operation->key(), 0);
+    // The only requests that can wait, and so be cancelled, are polls.
+    if (features_.refused & kNoCancel)
+      io_uring_prep_poll_remove(sqe, operation->key());
+    else
+      io_uring_prep_cancel64(sqe, operation->key(), 0);
     sqe->user_data = kCancelKey;
   }
   return true;
@@ -762,9 +825,11 @@ bool Proactor::fill() noexcept {
   if (queued_.empty()) return true;
   const std::int64_t clock = now();
   while (!queued_.empty()) {
+    Operation* operation = table_.at(queued_.head);
+    if (goes_by_call(operation) && call(operation)) continue;
     io_uring_sqe* sqe = ring_.get_sqe();
     if (sqe == nullptr) return false;
-    Operation* operation = table_.pop(&queued_);
+    table_.pop(&queued_);
     if (operation->started_ns == 0) operation->started_ns = clock;
     arm(operation, sqe);
   }
@@ -806,6 +871,7 @@ void Proactor::take_back() noexcept {
 int Proactor::prepare() noexcept {
   if (!ring_.is_open()) return -EBADF;
   if (forked()) return -EOWNERDEAD;
+  if (refused_to_poll_ != 0) return refused_to_poll_;
   bytes_prepared_ = 0;
   stalled_ = false;
   while (!fill()) {

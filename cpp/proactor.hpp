@@ -18,6 +18,9 @@
 // descriptor that belongs to the user waits in an epoll set instead (start_wait(), Readiness):
 // there it holds no file open, begins at once, and ends at once.
 //
+// A kernel may refuse one operation and allow the others (Refusal): what it refuses is done here, by the
+// system call of the same name when its turn comes, and a POLL_ADD waits for room as ever.
+//
 // A kernel without memory drops completions, and does not say which: all that waits is then queued again
 // on a fresh ring, but of what sends nobody knows how much is out, and it ends with -EBADR.
 #pragma once
@@ -181,6 +184,9 @@ class Proactor {
   // True when the kernel took nothing of what this turn had for it (-EAGAIN, -EBUSY), and had nothing to
   // give: before the next turn, wait with back_off().
   bool stalled() const noexcept { return stalled_; }
+  // -errno where the kernel refuses to poll, without which there is nothing to wait by; prepare() has
+  // returned it.
+  int refused_to_poll() const noexcept { return refused_to_poll_; }
   // Sleep until something completes, `timeout_ns` (negative: no limit) or a millisecond at most.  May run
   // beside other calls, as enter().
   void back_off(std::int64_t timeout_ns) noexcept;
@@ -220,6 +226,9 @@ class Proactor {
   unsigned operations() const noexcept { return table_.used(); }
   unsigned abandoned() const noexcept { return abandoned_; }
   std::uint64_t stale_keys() const noexcept { return table_.stale_keys(); }
+  const Features& features() const noexcept { return features_; }
+  // IORING_SETUP_* of the ring.
+  unsigned ring_flags() const noexcept { return ring_.flags(); }
   Rung rung() const noexcept { return ring_.is_open() ? ring_.rung() : features_.rung; }
   int ring_fd() const noexcept { return ring_.fd(); }
   std::int64_t now() const noexcept { return kernel_.clock(kernel_.self); }
@@ -252,6 +261,10 @@ class Proactor {
   bool fill_cancels() noexcept;
   unsigned read_completions(unsigned limit) noexcept;
   void arm(Operation* operation, io_uring_sqe* sqe) noexcept;
+  bool goes_by_call(const Operation* operation) const noexcept;
+  bool call(Operation* operation) noexcept;
+  std::int64_t call_once(const Operation* operation) noexcept;
+  void note_poll(int result) noexcept;
   void hear_wake() noexcept;
   void come_back(Operation* operation) noexcept;
   void list_cancel(Operation* operation) noexcept;
@@ -261,6 +274,7 @@ class Proactor {
   enum class Outcome : std::uint8_t {
     kWhole,        // of a send: everything is out
     kCancelled,    // somebody has asked for its end
+    kRefused,      // of a send: the kernel does not let the ring do it
     kCannotAsk,    // of a write: its file can't be asked not to wait for room
     kInterrupted,  // ended without us: by a signal, or with the thread that had submitted it
     kNoRoom,       // of a send: to be polled for room
@@ -315,6 +329,7 @@ class Proactor {
   bool readiness_told_ = false;
   unsigned prepared_ = 0;  // SQEs that the turn's enter() has to submit
   bool stalled_ = false;
+  int refused_to_poll_ = 0;
   // The kernel says that there is deferred work, and the last turn's enter found none.
   bool flag_is_stale_ = false;
 };

@@ -41,6 +41,7 @@ Ring& Ring::operator=(Ring&& other) noexcept {
   if (!other.is_open()) return *this;
   fd_ = other.fd_;
   flags_ = other.flags_;
+  features_ = other.features_;
   no_iowait_ = other.no_iowait_;
   queues_ = other.queues_;
   queues_size_ = other.queues_size_;
@@ -63,7 +64,7 @@ Ring& Ring::operator=(Ring&& other) noexcept {
 
 void Ring::forget() noexcept {
   fd_ = -1;
-  flags_ = 0;
+  flags_ = features_ = 0;
   queues_ = nullptr;
   sqes_ = nullptr;
   nothing_ = 0;
@@ -98,6 +99,7 @@ int Ring::init(const Features& features, unsigned submission_entries, unsigned c
     if (result >= 0) {
       fd_ = result;
       flags_ = params.flags;
+      features_ = params.features;
       no_iowait_ = features.no_iowait();
       result = map(params);
       if (result >= 0) return 0;

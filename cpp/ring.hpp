@@ -50,6 +50,9 @@ class Ring {
   bool is_open() const noexcept { return fd_ >= 0; }
   int fd() const noexcept { return fd_; }
   Rung rung() const noexcept { return rung_of(flags_); }
+  // IORING_FEAT_* as io_uring_setup(2) reported them; IORING_SETUP_*.
+  unsigned features() const noexcept { return features_; }
+  unsigned flags() const noexcept { return flags_; }
   bool single_issuer() const noexcept { return (flags_ & IORING_SETUP_SINGLE_ISSUER) != 0; }
 
   // An empty SQE, or null when the SQ is full: enter() then makes room.
@@ -83,6 +86,7 @@ class Ring {
   const Kernel* kernel_;
   int fd_ = -1;
   unsigned flags_ = 0;
+  unsigned features_ = 0;
   bool no_iowait_ = false;
 
   void* queues_ = nullptr;

@@ -110,16 +110,19 @@ def drawn_chances(seed):
     return {name: draw.randrange(most) if draw.random() < 0.5 else 0 for name, most in HARMLESS.items()}
 
 
-def simulated_proactor(seed, faults=True, rung=None, cls=uringloop.IouringProactor):
+def simulated_proactor(seed, faults=True, rung=None, cls=uringloop.IouringProactor, refused=()):
     """Return (IouringProactor, Simulation).
 
     faults: True for harmless ones of all kinds, drawn from the seed, and queues of any size; False for none; or
     {name: of a thousand}, the names being those of the kernel's `chances`.
     rung: of the set-up ladder, see IouringProactor; None: drawn from the seed.
     cls: of the proactor.
+    refused: opcodes that the kernel knows and does not allow.
     """
     simulation = Simulation(seed)
     kernel = simulation.kernel
+    for opcode in refused:
+        kernel.refuse(opcode)
     if rung is None:
         rung = kernel.below(3)
     if faults is True:

@@ -75,7 +75,7 @@ def test_options_have_the_same_names_everywhere():
     # (An extension type has no signature of its own; mirror.py has its parameters.)
     for make in (uringloop.IouringProactorEventLoop, uringloop.new_event_loop):
         parameters = inspect.signature(make).parameters.values()
-        found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "transports"}
+        found = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("transports", "fallback")}
         assert found == dict.fromkeys(OPTIONS)
 
 

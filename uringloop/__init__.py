@@ -11,6 +11,7 @@ Importing this package touches neither io_uring nor asyncio's policies.
 
 from functools import partial
 
+from .fallback import or_stdlib
 from .unavailable import IouringUnavailableError
 
 try:
@@ -34,26 +35,30 @@ __all__ = (
 )
 
 
-def new_event_loop(transports=None, *, spin_us=None, sq_entries=None, cq_entries=None, receive_buffer=None):
+def new_event_loop(transports=None, *, spin_us=None, sq_entries=None, cq_entries=None, receive_buffer=None,
+                   fallback=False):
     """Return a new event loop on io_uring.
 
     For asyncio.run(..., loop_factory=...) and asyncio.Runner(loop_factory=...).
     transports: as for IouringProactorEventLoop.
     spin_us, sq_entries, cq_entries, receive_buffer: as for IouringProactor.
+    fallback: True: where io_uring can't be had, return asyncio's selector loop, to which the other arguments mean
+    nothing, and tell of it by one RuntimeWarning, which names the cause.
     Raises IouringUnavailableError where io_uring can't be had, ValueError for an argument that is wrong.
 
     Source: asyncio.new_event_loop.
     """
-    return IouringProactorEventLoop(transports=transports, spin_us=spin_us, sq_entries=sq_entries,
-                                    cq_entries=cq_entries, receive_buffer=receive_buffer)
+    factory = partial(IouringProactorEventLoop, transports=transports, spin_us=spin_us, sq_entries=sq_entries,
+                      cq_entries=cq_entries, receive_buffer=receive_buffer)
+    return or_stdlib(factory) if fallback else factory()
 
 
-def run(main, *, debug=None, transports=None):
+def run(main, *, debug=None, transports=None, fallback=False):
     """Run a coroutine on a new event loop on io_uring, and return its result.
 
     main: a coroutine.
     debug: True or False for the loop's debug mode; None leaves it to PYTHONASYNCIODEBUG.
-    transports: as for new_event_loop().
+    transports, fallback: as for new_event_loop().
     Raises what the coroutine raises, RuntimeError when a loop runs already in this thread, and what
     new_event_loop() raises.
 
@@ -63,7 +68,7 @@ def run(main, *, debug=None, transports=None):
     from asyncio import events
     if events._get_running_loop() is not None:
         raise RuntimeError("uringloop.run() cannot be called from a running event loop")
-    factory = partial(new_event_loop, transports)
+    factory = partial(new_event_loop, transports, fallback=fallback)
     with asyncio.Runner(debug=debug, loop_factory=factory) as runner:
         return runner.run(main)
 

@@ -4,6 +4,7 @@ Each command has its own module; here are only the arguments, the exit status an
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -19,8 +20,8 @@ _MINIMAL_WIDTH = 40
 def main(argv=None):
     """Run the command that `argv` names (default: the process's) and return the exit status.
 
-    0: done; 1: what is to be read is not installed, the reader of the output has gone, or a file
-    can't be written;
+    0: done; 1: io_uring does not work here, what is to be read is not installed, the reader of the output has gone, or
+    a file can't be written;
     2: wrong arguments, or a name that is unknown or not clear.
     """
     arguments = _parser().parse_args(argv)
@@ -60,7 +61,22 @@ def _parser():
         help="columns of the output (default: the terminal's, or "
              f"{_WIDTH_ELSEWHERE} where there is none)")
     reading.set_defaults(run=_side_by_side, parser=reading)
+    examining = commands.add_parser(
+        "doctor",
+        help="say whether io_uring works here, or what stops it",
+        description="Say whether io_uring works here and, if not, what stops it and what to change. "
+                    "Exit status: 0 if it works, 1 if not.")
+    examining.add_argument("--json", action="store_true", help="for programs: what was found as JSON")
+    examining.set_defaults(run=_doctor, parser=examining)
     return parser
+
+
+def _doctor(arguments):
+    # Here: it makes a loop, for which other commands have no use.
+    from . import doctor
+    found = doctor.examine()
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if arguments.json else doctor.text_of(found))
+    return 0 if found["works"] else 1
 
 
 def _width(text):

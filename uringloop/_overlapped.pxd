@@ -62,6 +62,9 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
     cdef cppclass Features:
         Rung rung
         unsigned kernel_features
+        unsigned refused
+
+    enum: kNoSend, kNoSendmsg, kNoWrite, kNoCancel
 
     const Kernel& real_kernel()
     int real_features(Features* features, const char** call)
@@ -132,6 +135,9 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         unsigned abandoned()
         uint64_t stale_keys()
         Rung rung()
+        const Features& features()
+        unsigned ring_flags()
+        int refused_to_poll()
         int ring_fd()
         int64_t now()
         void sleep(int64_t nanoseconds)

@@ -46,7 +46,7 @@ from ._sockaddr cimport format_address, parse_address
 from .unavailable import explain
 
 cdef extern from "<errno.h>":
-    int EAGAIN, EBADF, EBUSY, ECANCELED, EEXIST, EINTR, ENOMEM
+    int EACCES, EAGAIN, EBADF, EBUSY, ECANCELED, EEXIST, EINTR, ENOMEM, EPERM
 
 cdef extern from "<poll.h>":
     int POLLIN, POLLOUT
@@ -106,6 +106,9 @@ cdef object _socket_class = socket.socket
 # (The name may be gone when the interpreter ends.)
 cdef list _kept = []
 _kept_for_good = _kept
+
+
+cdef tuple _REFUSALS = ((kNoSend, 'SEND'), (kNoSendmsg, 'SENDMSG'), (kNoWrite, 'WRITE'), (kNoCancel, 'ASYNC_CANCEL'))
 
 
 cdef object _os_error(int64_t error):
@@ -312,6 +315,32 @@ cdef class Ring:
         return <int> self._proactor.rung()
 
     @property
+    def setup_flags(self):
+        """IORING_SETUP_* of io_uring_setup(2)."""
+        return self._proactor.ring_flags()
+
+    @property
+    def kernel_features(self):
+        """IORING_FEAT_* of io_uring_setup(2)."""
+        return self._proactor.features().kernel_features
+
+    @property
+    def refused(self):
+        """The operations that the kernel was found to refuse, or not to know: those are done in another way."""
+        cdef unsigned refused = self._proactor.features().refused
+        return tuple([name for bit, name in _REFUSALS if refused & <unsigned> bit])
+
+    @property
+    def entries(self):
+        """The sizes of the two queues, as they were asked for: submissions, completions."""
+        return self._sq_entries, self._cq_entries
+
+    @property
+    def memory_needed(self):
+        """Bytes of locked memory."""
+        return CppRing.memory_needed(self._sq_entries, self._cq_entries)
+
+    @property
     def in_flight(self):
         """The number of operations that the kernel has."""
         return self._proactor.in_flight()
@@ -444,6 +473,10 @@ cdef class Ring:
             if error == -EBADF:
                 self._check()
             if error < 0 and error != -EINTR:
+                if proactor.refused_to_poll():
+                    raise explain(-error, stage="IORING_OP_POLL_ADD")
+                if error == -EACCES or error == -EPERM:
+                    raise explain(-error, stage="io_uring_enter")
                 raise _os_error(error)
             if sleep or error == -EINTR:
                 PyErr_CheckSignals()

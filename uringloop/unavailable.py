@@ -35,10 +35,13 @@ class IouringUnavailableError(OSError):
     """An io_uring can't be had here; the text names the cause and the cure.
 
     `errno` is the kernel's own answer. `cause` is one word for programs: "seccomp", "sysctl", "kernel",
-    "memlock", "memory", "files", "system-files", "security-module" or "unknown".
+    "memlock", "memory", "files", "system-files", "security-module", "restriction" or "unknown". `call` is the
+    system call, or the operation, that failed; `memory_needed` the bytes that a ring locks, None where that is unknown.
     """
 
     cause = "unknown"
+    call = "io_uring_setup"
+    memory_needed = None
 
 
 def explain(
@@ -53,14 +56,16 @@ def explain(
     """Make the IouringUnavailableError for a ring that could not be set up.
 
     errno_: the positive errno of the call that failed.
-    stage: the name of that call, as the text shall tell it.
+    stage: the name of that call, as the text shall tell it, or of an operation of io_uring's, IORING_OP_...
     memory_needed: the bytes that one ring locks in memory, if known.
     proc, release, getrlimit: where to look: a mounted proc(5), `uname -r`, resource.getrlimit.
 
     Returns the exception, for the caller to raise; never raises itself.
     """
-    system = _System(proc, release, getrlimit)
-    if errno_ in (errno.EPERM, errno.EACCES):
+    system = System(proc, release, getrlimit)
+    if stage.startswith("IORING_OP_"):
+        cause, text = _operation(errno_, system, stage)
+    elif errno_ in (errno.EPERM, errno.EACCES):
         cause, text = _refused(errno_, system, stage)
     elif errno_ == errno.ENOSYS:
         # Some container managers (Podman's default among them) answer ENOSYS to what they don't know.
@@ -79,10 +84,12 @@ def explain(
         errno_, f"io_uring is not available: {stage} failed ({_name(errno_)}): {text}"
     )
     error.cause = cause
+    error.call = stage
+    error.memory_needed = memory_needed
     return error
 
 
-class _System:
+class System:
     """What the system says about itself; None for what it doesn't say."""
 
     def __init__(self, proc, release, getrlimit):
@@ -119,6 +126,9 @@ class _System:
             return bool(int(self.status("CapEff"), 16) >> capability & 1)
         except (TypeError, ValueError):
             return False
+
+    def capable_of_locking(self):
+        return self.capable(_CAP_IPC_LOCK)
 
     def in_group(self, group):
         # in_group_p() of the kernel asks the fsgid and the supplementary groups.
@@ -176,6 +186,18 @@ def _security_module(errno_):
     )
 
 
+def _operation(errno_, system, stage):
+    if errno_ not in (errno.EPERM, errno.EACCES):
+        return _kernel(errno_, system)
+    return (
+        "restriction",
+        f"rings can be had, but not this operation, without which nothing can be waited for or ended. A seccomp "
+        "filter can't tell one operation from another: look for a restriction that a service or container manager "
+        "lays upon io_uring (IORING_REGISTER_RESTRICTIONS, a BPF filter of io_uring's), or a security module, and "
+        f"have it allow {stage}.",
+    )
+
+
 def _seccomp(system):
     return (
         "seccomp",
@@ -191,7 +213,8 @@ def _sysctl(disabled, group):
     if disabled == 2:
         return (
             "sysctl",
-            "kernel.io_uring_disabled is 2, which forbids it to every process: as root run "
+            "kernel.io_uring_disabled is 2, which forbids it to every process (as Red Hat Enterprise Linux 9 has it from "
+            "the start): as root run "
             "`sysctl kernel.io_uring_disabled=0`, and write that to /etc/sysctl.d/ to keep it.",
         )
     if group is None or group < 0:
@@ -227,7 +250,7 @@ def _kernel(errno_, system):
 
 def _memory(memory_needed, system):
     allowed = system.limit(resource.RLIMIT_MEMLOCK)
-    if allowed is None or system.capable(_CAP_IPC_LOCK):
+    if allowed is None or system.capable_of_locking():
         return (
             "memory",
             "the kernel has no memory for the ring, and no RLIMIT_MEMLOCK stands in the way: look at the "

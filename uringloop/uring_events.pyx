@@ -125,6 +125,7 @@ from ._sockaddr cimport family_of, has_plain_addresses
 from .base_events cimport BaseEventLoop, ReadyHandle, Selector
 from .base_events import SlottedEventLoop
 from . import selector_events, sock_calls, stdlib_transports, tiers, unix_events
+from .fallback import or_stdlib
 
 __all__ = (
     'IouringProactorEventLoop', 'IouringProactor', 'IouringProactorEventLoopPolicy',
@@ -1345,8 +1346,16 @@ def _make_policy():
             'asyncio.Runner(loop_factory=uringloop.new_event_loop)')
 
     class IouringProactorEventLoopPolicy(base):
-        """Event loop policy whose loops run on io_uring."""
+        """Event loop policy whose loops run on io_uring.
+
+        fallback: as for uringloop.new_event_loop().
+        """
         _loop_factory = IouringProactorEventLoop
+
+        def __init__(self, *, fallback=False):
+            super().__init__()
+            if fallback:
+                self._loop_factory = partial(or_stdlib, IouringProactorEventLoop)
 
     IouringProactorEventLoopPolicy.__qualname__ = 'IouringProactorEventLoopPolicy'
     return IouringProactorEventLoopPolicy

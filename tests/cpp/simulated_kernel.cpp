@@ -68,7 +68,7 @@ SimulatedKernel::SimulatedKernel(std::uint64_t seed, Backing backing)
     : known_setup_flags(kSetupFlags),
       known_enter_flags(kEnterFlags),
       features(kFeatures),
-      known_operations{IORING_OP_NOP,  IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL,
+      known_operations{IORING_OP_NOP,  IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_ASYNC_CANCEL,
                        IORING_OP_SEND, IORING_OP_SENDMSG,  IORING_OP_WRITE},
       orphan_result(-EFAULT),
       largest_transfer(std::numeric_limits<std::size_t>::max()),
@@ -740,7 +740,11 @@ bool SimulatedKernel::start(Ring& ring, const io_uring_sqe& sqe) {
     complete(ring, request, -EINVAL);
     return false;
   }
-  if (sqe.opcode == IORING_OP_ASYNC_CANCEL) {
+  if (refused_operations.count(sqe.opcode) != 0) {
+    complete(ring, request, -EACCES);
+    return false;
+  }
+  if (sqe.opcode == IORING_OP_ASYNC_CANCEL || sqe.opcode == IORING_OP_POLL_REMOVE) {
     cancel(ring, sqe.user_data, sqe.addr);
     return true;
   }

@@ -122,6 +122,8 @@ class SimulatedKernel {
   unsigned known_enter_flags;
   unsigned features;
   std::set<unsigned> known_operations;
+  // Known, and not allowed: they end with -EACCES, as by IORING_REGISTER_RESTRICTIONS.
+  std::set<unsigned> refused_operations;
 
   // -- Who calls, and when: of make-believe --
   int thread = 1;

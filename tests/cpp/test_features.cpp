@@ -93,18 +93,67 @@ TEST_CASE("probe_features: a kernel without a needed feature is refused") {
   }
 }
 
-TEST_CASE("probe_features: a kernel without a needed operation is refused") {
-  for (unsigned missing : {static_cast<unsigned>(IORING_OP_POLL_ADD),
-                           static_cast<unsigned>(IORING_OP_ASYNC_CANCEL),
-                           static_cast<unsigned>(IORING_OP_SEND),
-                           static_cast<unsigned>(IORING_OP_SENDMSG),
-                           static_cast<unsigned>(IORING_OP_WRITE)}) {
-    CAPTURE(missing);
-    SimulatedKernel kernel;
-    kernel.known_operations.erase(missing);
+// Of a kernel that does not know `operation`, or that refuses it.
+const auto kWithout = {
+    +[](SimulatedKernel* kernel, unsigned operation) { kernel->known_operations.erase(operation); },
+    +[](SimulatedKernel* kernel, unsigned operation) { kernel->refused_operations.insert(operation); }};
+
+TEST_CASE("probe_features: an operation that is missing or refused is noted where there is a way around it") {
+  struct Case {
+    unsigned operation;
+    unsigned refusal;
+  };
+  for (auto without : kWithout) {
+    unsigned all = 0;
+    SimulatedKernel bare;
+    for (const Case& each : {Case{IORING_OP_SEND, kNoSend}, Case{IORING_OP_SENDMSG, kNoSendmsg},
+                             Case{IORING_OP_WRITE, kNoWrite}, Case{IORING_OP_ASYNC_CANCEL, kNoCancel}}) {
+      CAPTURE(each.operation);
+      SimulatedKernel kernel;
+      without(&kernel, each.operation);
+      without(&bare, each.operation);
+      all |= each.refusal;
+      Features features;
+      REQUIRE(probe(kernel, &features) == 0);
+      CHECK(features.refused == each.refusal);
+      CHECK(features.rung == Rung::kDeferTaskrun);
+    }
     Features features;
-    CHECK(probe(kernel, &features) == -EINVAL);
+    REQUIRE(probe(bare, &features) == 0);
+    CHECK(features.refused == all);
   }
+}
+
+TEST_CASE("probe_features: without a poll, or any cancel, there is no ring; the operation is named") {
+  struct Case {
+    std::initializer_list<unsigned> operations;
+    std::string name;
+  };
+  const Case all[] = {{{IORING_OP_POLL_ADD}, "IORING_OP_POLL_ADD"},
+                      {{IORING_OP_ASYNC_CANCEL, IORING_OP_POLL_REMOVE}, "IORING_OP_ASYNC_CANCEL"}};
+  for (const Case& each : all) {
+    int expected = -EINVAL;
+    for (auto without : kWithout) {
+      SimulatedKernel kernel;
+      for (unsigned operation : each.operations) without(&kernel, operation);
+      Features features;
+      const char* call = nullptr;
+      CHECK(probe_features(kernel.table(), &features, Rung::kDeferTaskrun, &call) == expected);
+      CHECK(call == each.name);
+      CHECK(kernel.mappings() == 0);
+      expected = -EACCES;
+    }
+  }
+}
+
+TEST_CASE("probe_features: nothing is refused by a kernel that refuses nothing, however small its queues") {
+  SimulatedKernel kernel;
+  kernel.largest_sq = 1;
+  kernel.largest_cq = 1;
+  Features features;
+  features.refused = ~0u;
+  REQUIRE(probe(kernel, &features) == 0);
+  CHECK(features.refused == 0);
 }
 
 TEST_CASE("probe_features: a refusal is handed on as it is") {
@@ -143,10 +192,12 @@ TEST_CASE("probe_features: names the call that is refused") {
 TEST_CASE("probe_features: what an enter says in passing is no refusal") {
   for (int error : {-EAGAIN, -EBUSY, -EINTR}) {
     SimulatedKernel kernel;
-    kernel.fail(Call::kEnter, error);
+    kernel.fail(Call::kEnter, error, 1, 100);
     Features features;
     CHECK(probe_features(kernel.table(), &features) == 0);
-    CHECK(kernel.calls(Call::kEnter) == 1);
+    CHECK(features.refused == 0);
+    // One for each operation that is tried.
+    CHECK(kernel.calls(Call::kEnter) == 5);
   }
 }
 
@@ -173,6 +224,8 @@ TEST_CASE("real_features: the running kernel has a rung and keeps it") {
   REQUIRE(real_features(&again) == 0);
   CHECK(again.rung == features.rung);
   CHECK(again.kernel_features == features.kernel_features);
+  // (Neither these tests nor whoever runs them restricts anything.)
+  CHECK(features.refused == 0);
   MESSAGE("the running kernel stands on " << rung_name(features.rung));
 }
 

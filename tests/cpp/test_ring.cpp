@@ -691,19 +691,22 @@ TEST_CASE("abandon: a child leaves memory and descriptor alone") {
   const std::size_t files = kernel.open_files();
   Ring ring(kernel.calls_of);
   open(ring, features_on(kernel, Rung::kDeferTaskrun));
+  const unsigned unmapped = kernel.calls(Call::kMunmap);
   kernel.fork();
   ring.abandon();
   CHECK_FALSE(ring.is_open());
   CHECK(kernel.open_files() == files);
-  CHECK(kernel.calls(Call::kMunmap) == 0);
+  CHECK(kernel.calls(Call::kMunmap) == unmapped);
   CHECK(kernel.violations.empty());
 }
 
 TEST_CASE("init: no child gets the ring's memory") {
   Simulated kernel;
   Ring ring(kernel.calls_of);
-  open(ring, features_on(kernel, Rung::kDeferTaskrun));
-  CHECK(kernel.calls(Call::kMadvise) == 2);
+  const Features features = features_on(kernel, Rung::kDeferTaskrun);
+  const unsigned advised = kernel.calls(Call::kMadvise);
+  open(ring, features);
+  CHECK(kernel.calls(Call::kMadvise) - advised == 2);
   // The simulated kernel counts an munmap of what is not there.
   ++kernel.forks;
   ring.close();

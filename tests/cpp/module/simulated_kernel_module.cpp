@@ -222,6 +222,13 @@ PyObject* force_result(PyObject* self, PyObject* arguments) {
   Py_RETURN_NONE;
 }
 
+PyObject* refuse(PyObject* self, PyObject* arguments) {
+  unsigned opcode;
+  if (!PyArg_ParseTuple(arguments, "I", &opcode)) return nullptr;
+  Locked(self)->refused_operations.insert(opcode);
+  Py_RETURN_NONE;
+}
+
 PyObject* post(PyObject* self, PyObject* arguments) {
   int ring_fd, result;
   unsigned long long user_data;
@@ -265,6 +272,7 @@ PyMethodDef methods[] = {
     {"fail", fail, METH_VARARGS, "fail(call, errno, nth=1, times=1)"},
     {"calls", calls, METH_VARARGS, "calls(name): how many there were"},
     {"force_result", force_result, METH_VARARGS, "force_result(opcode, result)"},
+    {"refuse", refuse, METH_VARARGS, "refuse(opcode): it ends with -EACCES from here on"},
     {"post", post, METH_VARARGS, "post(ring_fd, user_data, result, flags=0)"},
     {"below", below, METH_O, "A number from the seed."},
     {"end_closed_rings", end_closed_rings, METH_NOARGS, "Let go of what closed rings had."},
