@@ -41,6 +41,8 @@ DIRECTIVES = {
     # docstring would only stand in the way of side-by-side reading.
     "embedsignature": False,
     "binding": True,
+    # What is in flight can't be pickled, and nothing of it is to look as if it could.
+    "auto_pickle": False,
 }
 
 
@@ -147,7 +149,7 @@ class BuildExt(build_ext):
         # the core's objects and the modules' lie in different directories.
         environment = [os.environ.get(name, "") for name in ("CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS")]
         versions = [sys.version, Cython.__version__, pkg_config("--modversion", "liburing").stdout.strip()]
-        self.flags = "\n".join([*versions, *cxx_command(), *self.both, *self.core, *self.link, *environment])
+        self.flags = "\n".join([*versions, str(DIRECTIVES), *cxx_command(), *self.both, *self.core, *self.link, *environment])
         self.core_note = self.work / "flags"
         self.temp_note = Path(self.build_temp) / "flags"
         self.core_is_stale = bool(self.force) or not self.is_noted(self.core_note)

@@ -1,0 +1,10 @@
+# Nothing of it is public: its transports are asyncio.Transport and asyncio.DatagramTransport for those who have one.
+import asyncio.proactor_events
+
+DETACH_TAKES_TRANSPORT: bool
+GATHER_ONE: int
+GATHER_ALL: int
+HEADER_SIZE: int
+IOV_MAX: int
+
+class BaseProactorEventLoop(asyncio.proactor_events.BaseProactorEventLoop): ...
