@@ -96,7 +96,9 @@ struct Operation {
   std::uint64_t done = 0;
   std::int64_t offset = 0;
   AddressBlock* address = nullptr;
-  std::int64_t started_ns = 0;  // when the kernel first got it; 0 while queued
+  // When the kernel got it: the first time, or, of what goes on waiting (Proactor::again()), this time.
+  // 0 while queued.
+  std::int64_t started_ns = 0;
 
   std::uint32_t run = 0;  // in which thread's turn it was armed: see Proactor::bind_thread()
   std::int32_t cancel_error = 0;  // -errno that a cancelled operation ends with

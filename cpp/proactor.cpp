@@ -169,7 +169,7 @@ std::int64_t Proactor::start_wait(Kind kind, int fd, std::uint32_t mask, bool re
   operation->poll_mask = mask;
   operation->flags |= static_cast<std::uint16_t>(kByReadiness | (repeated ? kRepeated : 0));
   begin_flight(operation, State::kWaiting);
-  operation->started_ns = now();
+  operation->started_ns = read_clock();
   const int error = ask_for_readiness(fd, operation);
   if (error < 0) {
     come_back(operation);
@@ -676,9 +676,11 @@ int Proactor::again(std::uint64_t key) noexcept {
   if (operation->flags & kCancelWanted) return operation->cancel_error;
   if (!ring_.is_open()) return -ECANCELED;
   if (!(operation->flags & kByReadiness)) {
+    operation->started_ns = 0;
     queue_again(operation);
     return 0;
   }
+  operation->started_ns = clock_.load(std::memory_order_relaxed);
   begin_flight(operation, State::kWaiting);
   // Whether the number is still its own, who calls has asked.
   const int error =
@@ -823,7 +825,7 @@ bool Proactor::fill() noexcept {
     wake_armed_ = true;
   }
   if (queued_.empty()) return true;
-  const std::int64_t clock = now();
+  const std::int64_t clock = read_clock();
   while (!queued_.empty()) {
     Operation* operation = table_.at(queued_.head);
     if (goes_by_call(operation) && call(operation)) continue;
@@ -901,12 +903,18 @@ int Proactor::enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_n
   if (before & kInside) return -EEXIST;
   int result = -EBADF;
   if (!(before & kShut)) {
-    const std::int64_t end = spin_ns > 0 ? now() + spin_ns : 0;
+    const std::int64_t began = wait || spin_ns > 0 ? now() : 0;
+    const std::int64_t end = began + spin_ns;
+    if (wait) asleep_since_.store(began, std::memory_order_relaxed);
     do {
       result = ring_.enter(wait, timeout_ns);
       // All that may be looked at without the GIL; a close() waits for this thread to come out.
     } while (spin_ns > 0 && result >= 0 && !ring_.completions_visible() && !ring_.dropped() &&
              !(door_.load() & kShut) && now() < end);
+    if (wait) {
+      asleep_since_.store(0, std::memory_order_relaxed);
+      blocked_ns_.add(static_cast<std::uint64_t>(read_clock() - began));
+    }
   }
   return door_.fetch_and(~kInside) & kShut ? -EBADF : result;
 }
@@ -944,6 +952,7 @@ void Proactor::replace_ring() noexcept {
   io_uring_cqe cqe;
   while (ring_.pop(&cqe)) dispatch(cqe);
   fetch_overflowed();
+  replaced_rings_.add(1);
   Ring fresh(kernel_);
   // The memory that is wanting may be wanting for this as well: then after a pause.
   if (make_ring(rung(), 0, &fresh) < 0)
@@ -979,7 +988,11 @@ int Proactor::reap() noexcept {
   }
   // What the kernel holds back would be lost with a ring of one issuer when another thread takes
   // over, and sent again: it is fetched while this thread can.
-  if (ring_.single_issuer() && ring_.overflowed()) count += fetch_overflowed();
+  if (ring_.overflowed()) {
+    if (!overflowed_) overflows_.add(1);
+    if (ring_.single_issuer()) count += fetch_overflowed();
+  }
+  overflowed_ = ring_.overflowed();
   if (ring_.dropped()) replace_ring();
   // The kernel puts work on its list first and raises TASKRUN then: if the list was run in between,
   // the flag stays up until the next work comes, and a thread that waited for it to fall would spin.

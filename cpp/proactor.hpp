@@ -235,6 +235,20 @@ class Proactor {
   void sleep(std::int64_t nanoseconds) const noexcept {
     kernel_.sleep(kernel_.self, nanoseconds);
   }
+  // -- For statistics: what has been done since init().  Any thread. --
+  std::uint64_t enters() const noexcept { return ring_.enters(); }
+  std::uint64_t submissions() const noexcept { return ring_.submissions(); }
+  std::uint64_t completions() const noexcept { return ring_.completions(); }
+  // How often completions have found the queue full, and how many rings were given up because the
+  // kernel had dropped some.
+  std::uint64_t overflows() const noexcept { return overflows_.get(); }
+  std::uint64_t replaced_rings() const noexcept { return replaced_rings_.get(); }
+  // How long threads have slept in enter(), the one that does so now included.
+  std::int64_t blocked_ns() const noexcept {
+    const std::int64_t since = asleep_since_.load(std::memory_order_relaxed);
+    return static_cast<std::int64_t>(blocked_ns_.get()) + (since == 0 ? 0 : now() - since);
+  }
+
   // The operation in a slot, or null: state kFree.
   const Operation* peek(std::uint32_t slot) const noexcept;
   std::uint32_t capacity() const noexcept { return table_.capacity(); }
@@ -251,6 +265,11 @@ class Proactor {
   std::uint32_t first_queued() const noexcept { return queued_.head; }
 
  private:
+  std::int64_t read_clock() noexcept {
+    const std::int64_t clock = now();
+    clock_.store(clock, std::memory_order_relaxed);
+    return clock;
+  }
   std::int64_t queue(Operation* operation) noexcept;
   void begin_flight(Operation* operation, State state) noexcept;
   bool wants(const Operation* operation) const noexcept;
@@ -327,6 +346,11 @@ class Proactor {
   bool woken_ = false;
   bool readiness_armed_ = false;
   bool readiness_told_ = false;
+  // The clock as it was read last, for ages that need be true to a turn only.
+  std::atomic<std::int64_t> clock_{0};
+  Counter overflows_, replaced_rings_, blocked_ns_;
+  std::atomic<std::int64_t> asleep_since_{0};  // 0: nobody sleeps
+  bool overflowed_ = false;
   unsigned prepared_ = 0;  // SQEs that the turn's enter() has to submit
   bool stalled_ = false;
   int refused_to_poll_ = 0;

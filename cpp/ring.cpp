@@ -37,6 +37,9 @@ Ring& Ring::operator=(Ring&& other) noexcept {
   if (this == &other) return *this;
   close();
   kernel_ = other.kernel_;
+  enters_.add(other.enters_.get());
+  submissions_.add(other.submissions_.get());
+  completions_.add(other.completions_.get());
   // The pointers of a closed ring are into itself.
   if (!other.is_open()) return *this;
   fd_ = other.fd_;
@@ -186,6 +189,14 @@ void Ring::retract() noexcept {
   store_release(sq_tail_, sq_next_);
 }
 
+int Ring::call_enter(unsigned min_complete, unsigned flags, const void* argument, std::size_t size) noexcept {
+  const int result =
+      kernel_->enter(kernel_->self, fd_, submissions_pending(), min_complete, flags, argument, size);
+  enters_.add(1);
+  if (result > 0) submissions_.add(static_cast<std::uint64_t>(result));
+  return result;
+}
+
 int Ring::enter(bool wait, std::int64_t timeout_ns) noexcept {
   if (!is_open()) return -EBADF;
   store_release(sq_tail_, sq_next_);
@@ -194,14 +205,12 @@ int Ring::enter(bool wait, std::int64_t timeout_ns) noexcept {
   unsigned flags = IORING_ENTER_GETEVENTS;
   if (wait && no_iowait_) flags |= IORING_ENTER_NO_IOWAIT;
   if (!wait || timeout_ns < 0)
-    return kernel_->enter(kernel_->self, fd_, submissions_pending(), wait ? 1 : 0, flags, nullptr,
-                          0);
+    return call_enter(wait ? 1 : 0, flags, nullptr, 0);
   __kernel_timespec timeout{timeout_ns / 1000000000, timeout_ns % 1000000000};
   io_uring_getevents_arg argument;
   memset(&argument, 0, sizeof(argument));
   argument.ts = reinterpret_cast<std::uintptr_t>(&timeout);
-  return kernel_->enter(kernel_->self, fd_, submissions_pending(), 1,
-                        flags | IORING_ENTER_EXT_ARG, &argument, sizeof(argument));
+  return call_enter(1, flags | IORING_ENTER_EXT_ARG, &argument, sizeof(argument));
 }
 
 int Ring::enter_for(unsigned completions) noexcept {
@@ -211,9 +220,8 @@ int Ring::enter_for(unsigned completions) noexcept {
   io_uring_getevents_arg argument;
   memset(&argument, 0, sizeof(argument));
   argument.ts = reinterpret_cast<std::uintptr_t>(&at_once);
-  return kernel_->enter(kernel_->self, fd_, submissions_pending(), completions,
-                        IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument,
-                        sizeof(argument));
+  return call_enter(completions, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument,
+                    sizeof(argument));
 }
 
 bool Ring::completions_deferred() const noexcept {
@@ -239,6 +247,7 @@ bool Ring::pop(io_uring_cqe* completion) noexcept {
   if (load_acquire(cq_tail_) == head) return false;
   memcpy(completion, &cqes_[head & cq_mask_], sizeof(*completion));
   store_release(cq_head_, head + 1);
+  completions_.add(1);
   return true;
 }
 

@@ -13,10 +13,25 @@
 // and an enter says -EBADF.  So nobody has to ask first.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
+
 #include "features.hpp"
 #include "kernel.hpp"
 
 namespace uring {
+
+// Counted by one thread at a time, and read by any: no more than a load and a store.
+class Counter {
+ public:
+  void add(std::uint64_t count) noexcept {
+    value_.store(value_.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
+  }
+  std::uint64_t get() const noexcept { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::uint64_t> value_{0};
+};
 
 class Ring {
  public:
@@ -79,7 +94,14 @@ class Ring {
   // Copy the oldest completion and free its place; false when the CQ is empty.
   bool pop(io_uring_cqe* completion) noexcept;
 
+  // -- What has been done since it was made.  A ring that another is moved into counts on. --
+  // Calls of io_uring_enter(2), SQEs that it took, and completions that were read.
+  std::uint64_t enters() const noexcept { return enters_.get(); }
+  std::uint64_t submissions() const noexcept { return submissions_.get(); }
+  std::uint64_t completions() const noexcept { return completions_.get(); }
+
  private:
+  int call_enter(unsigned min_complete, unsigned flags, const void* argument, std::size_t size) noexcept;
   int map(const io_uring_params& params) noexcept;
   void forget() noexcept;
 
@@ -107,6 +129,8 @@ class Ring {
   unsigned* cq_dropped_;
   unsigned cq_mask_ = 0;
   io_uring_cqe* cqes_ = nullptr;
+
+  Counter enters_, submissions_, completions_;
 
   unsigned nothing_;
 };

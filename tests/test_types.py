@@ -70,6 +70,13 @@ def test_a_program_is_checked(tmp_path):
             assert_type(error.call, str)
             assert_type(error.memory_needed, int | None)
         version: str = uringloop.__version__
+        stats = loop.stats()
+        assert_type(stats["busy"], float)
+        assert_type(stats["operations"]["poll"]["ages"]["1ms"], int)
+        for operation in uringloop.operations(loop):
+            assert_type(operation.fd, int)
+        uringloop.dump(loop, 2)
+        uringloop.dump_on_signal()
         """
     assert check(tmp_path, program) == (0, "")
 

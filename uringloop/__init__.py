@@ -6,7 +6,8 @@
     with asyncio.Runner(loop_factory=uringloop.new_event_loop) as runner:
         runner.run(main())
 
-Importing this package touches neither io_uring nor asyncio's policies.
+Importing this package touches neither io_uring nor asyncio's policies, nor signals, unless the environment asks for it
+(URINGLOOP_DUMP_ON_SIGNAL).
 """
 
 from functools import partial
@@ -16,11 +17,15 @@ from .unavailable import IouringUnavailableError
 
 try:
     from .uring_events import IouringProactor, IouringProactorEventLoop
+    from . import observability
+    from .observability import Operation, dump, dump_on_signal, operations
 except ModuleNotFoundError as exc:
     from . import unbuilt
     if exc.name not in unbuilt.EXTENSION_MODULES:
         raise
     unbuilt.give_way()
+else:
+    observability.obey_environment()
 
 # The one place where it stands: pyproject.toml takes it from here.
 __version__ = '0.2.0'
@@ -30,7 +35,11 @@ __all__ = (
     'IouringProactorEventLoop',
     'IouringProactorEventLoopPolicy',
     'IouringUnavailableError',
+    'Operation',
+    'dump',
+    'dump_on_signal',
     'new_event_loop',
+    'operations',
     'run',
 )
 

@@ -3,6 +3,12 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar, overload
 
+from .observability import (
+    Operation as Operation,
+    dump as dump,
+    dump_on_signal as dump_on_signal,
+    operations as operations,
+)
 from .unavailable import IouringUnavailableError as IouringUnavailableError
 from .uring_events import (
     IouringProactor as IouringProactor,
@@ -19,7 +25,11 @@ __all__ = (
     "IouringProactorEventLoop",
     "IouringProactorEventLoopPolicy",
     "IouringUnavailableError",
+    "Operation",
+    "dump",
+    "dump_on_signal",
     "new_event_loop",
+    "operations",
     "run",
 )
 

@@ -61,6 +61,16 @@ def _parser():
         help="columns of the output (default: the terminal's, or "
              f"{_WIDTH_ELSEWHERE} where there is none)")
     reading.set_defaults(run=_side_by_side, parser=reading)
+    measuring = commands.add_parser(
+        "bench",
+        help="run a short benchmark beside the loops that are installed",
+        description="Measure a small echo server on each loop that is installed (asyncio's, uvloop's and ours), and draw "
+                    "what its messages cost. It takes about half a minute, and wants the machine for itself.")
+    measuring.add_argument("--seconds", type=_seconds, default=0.5, metavar="S", help="of each measurement (default: 0.5)")
+    measuring.add_argument("--rounds", type=_count, default=3, metavar="N", help="of each, medians are shown (default: 3)")
+    measuring.add_argument("--svg", type=Path, metavar="FILE", help="draw into a file as well")
+    measuring.add_argument("--json", action="store_true", help="for programs: the figures as JSON, and no drawing")
+    measuring.set_defaults(run=_bench, parser=measuring)
     examining = commands.add_parser(
         "doctor",
         help="say whether io_uring works here, or what stops it",
@@ -77,6 +87,39 @@ def _doctor(arguments):
     found = doctor.examine()
     sys.stdout.write(json.dumps(found, indent=2) + "\n" if arguments.json else doctor.text_of(found))
     return 0 if found["works"] else 1
+
+
+def _bench(arguments):
+    from . import bench
+    try:
+        results = bench.measure(seconds=arguments.seconds, rounds=arguments.rounds,
+                                progress=lambda text: print(text, file=sys.stderr))
+    except bench.Failed as exc:
+        print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
+        return 1
+    if arguments.svg is not None:
+        try:
+            arguments.svg.write_text(bench.svg(results), encoding="utf-8")
+        except OSError as exc:
+            print(f"{arguments.parser.prog}: {exc}", file=sys.stderr)
+            return 1
+    sys.stdout.write(json.dumps(results, indent=2) + "\n" if arguments.json
+                     else bench.chart(results, sys.stdout.encoding or "utf-8"))
+    return 0
+
+
+def _seconds(text):
+    seconds = float(text)
+    if not 0 < seconds <= 60:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 60")
+    return seconds
+
+
+def _count(text):
+    count = int(text)
+    if not 0 < count <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 100")
+    return count
 
 
 def _width(text):

@@ -30,6 +30,7 @@ import errno
 import os
 import socket
 import stat
+from operator import itemgetter
 
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
@@ -50,6 +51,11 @@ cdef extern from "<errno.h>":
 
 cdef extern from "<poll.h>":
     int POLLIN, POLLOUT
+
+cdef extern from "<sys/socket.h>":
+    cdef struct sockaddr:
+        pass
+    int getpeername(int fd, sockaddr* address, unsigned* length)
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -109,6 +115,26 @@ _kept_for_good = _kept
 
 
 cdef tuple _REFUSALS = ((kNoSend, 'SEND'), (kNoSendmsg, 'SENDMSG'), (kNoWrite, 'WRITE'), (kNoCancel, 'ASYNC_CANCEL'))
+
+
+# As State has them.
+cdef tuple _STATES = ('free', 'queued', 'in flight', 'waiting', 'completed', 'taken')
+# Seconds.
+AGES = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0)
+cdef object _AGE = itemgetter(4)
+
+
+cdef object _name_of(Kind kind):
+    return (<bytes> kind_name(kind)).decode()
+
+
+cdef object _peer_of(int fd):
+    cdef sockaddr_storage address
+    cdef unsigned length = sizeof(address)
+    if getpeername(fd, <sockaddr*> &address, &length) < 0:
+        return None
+    formatted = format_address(&address, length)
+    return None if formatted is NotImplemented else formatted
 
 
 cdef object _os_error(int64_t error):
@@ -336,6 +362,11 @@ cdef class Ring:
         return self._sq_entries, self._cq_entries
 
     @property
+    def receive_buffer(self):
+        """Bytes of the buffer that receives go through."""
+        return self._scratch_size
+
+    @property
     def memory_needed(self):
         """Bytes of locked memory."""
         return CppRing.memory_needed(self._sq_entries, self._cq_entries)
@@ -412,6 +443,90 @@ cdef class Ring:
             self._proactor.sleep(pause)
         waited[0] += pause
         return True
+
+    # -- what is to be seen from outside --
+
+    def counters(self):
+        """Return what the ring has done, as a dict: counts since it was made, and `blocked` in seconds."""
+        cdef Proactor* proactor = self._proactor
+        return {
+            'enters': proactor.enters(),
+            'submissions': proactor.submissions(),
+            'completions': proactor.completions(),
+            'cq_overflows': proactor.overflows(),
+            'replaced_rings': proactor.replaced_rings(),
+            'stale_keys': proactor.stale_keys(),
+            'abandoned_buffers': proactor.abandoned(),
+            'blocked': proactor.blocked_ns() / 1e9,
+        }
+
+    def count_operations(self):
+        """Return ({kind: [count, age of the oldest in seconds, counts by age]}, {state: count}, sends, bytes).
+
+        The counts by age are those below AGES[0] seconds, below AGES[1] ... and above. Sends have a buffer that the kernel
+        reads, and the bytes are those that are not out.
+        """
+        cdef Proactor* proactor = self._proactor
+        cdef const Operation* operation
+        cdef int64_t now = proactor.now()
+        cdef int64_t age
+        cdef uint32_t slot
+        cdef int place
+        cdef int sends = 0
+        cdef uint64_t unsent = 0
+        kinds = {}
+        states = dict.fromkeys(_STATES[1:], 0)
+        # Nothing but this function's objects is made or freed on the way: what it finds is of one moment.
+        for slot in range(proactor.capacity()):
+            operation = proactor.peek(slot)
+            if operation.state == State.kFree:
+                continue
+            states[_STATES[<int> operation.state]] += 1
+            age = now - operation.started_ns if operation.started_ns else 0
+            kind = _name_of(operation.kind)
+            entry = kinds.get(kind)
+            if entry is None:
+                entry = kinds[kind] = [0, 0.0, [0] * (len(AGES) + 1)]
+            place = 0
+            while place < len(AGES) and age >= <int64_t> (1e9 * <double> AGES[place]):
+                place += 1
+            entry[0] += 1
+            entry[1] = max(entry[1], age / 1e9)
+            entry[2][place] += 1
+            if owns_buffer(operation.kind):
+                sends += 1
+                unsent += operation.length - operation.done
+        return kinds, states, sends, unsent
+
+    def list_operations(self):
+        """Return (kind, state, fd, peer, age, done, size, owner) of each operation, the oldest first.
+
+        peer: the address that getpeername(2) tells, None without one. age: seconds; 0 of what the kernel has not got.
+        done, size: bytes of a send; else 0. owner: an Overlapped, a native transport, or None.
+        """
+        cdef Proactor* proactor = self._proactor
+        cdef const Operation* operation
+        cdef int64_t now = proactor.now()
+        cdef uint32_t slot
+        cdef Owner owner
+        cdef bint sending
+        found = []
+        for slot in range(proactor.capacity()):
+            # (The objects that are made may set off the collector, and finalizers change the table.)
+            operation = proactor.peek(slot)
+            if operation is NULL or operation.state == State.kFree:
+                continue
+            sending = owns_buffer(operation.kind) or operation.kind == Kind.kSendfile
+            owner = self._slots[slot] if slot < <uint32_t> len(self._slots) else None
+            entry = (_name_of(operation.kind), _STATES[<int> operation.state], operation.fd, None,
+                     (now - operation.started_ns) / 1e9 if operation.started_ns else 0.0,
+                     operation.done if sending else 0, operation.length if sending else 0, owner)
+            # A number that is no longer its own is another's by now; who must be asked in Python is not.
+            if owner is None or not owner._plain or not owner._lost():
+                entry = (*entry[:3], _peer_of(entry[2]), *entry[4:])
+            found.append(entry)
+        found.sort(key=_AGE, reverse=True)
+        return found
 
     # -- a turn --
 

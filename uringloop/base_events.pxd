@@ -1,6 +1,6 @@
 # What the modules above need of base_events.pyx.
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from ._overlapped cimport Owner, Ring
 
@@ -32,6 +32,11 @@ cdef class BaseEventLoop:
     cdef unsigned _tag           # of the class as _look_at_class() found it
     cdef unsigned _foreign       # which of the methods in _NAMES are not the core's own
     cdef unsigned long _turning  # the thread of the latest turn
+    # For statistics: turns taken and callbacks run; nanoseconds in runs, and when this one began (0: none).
+    cdef uint64_t _turns
+    cdef uint64_t _callbacks_run
+    cdef int64_t _ran_ns
+    cdef int64_t _began_ns
     cdef int _awake              # callbacks are being run, and _ready is looked at before the loop sleeps
 
     cdef int _look_at_class(self) except -1
@@ -41,6 +46,7 @@ cdef class BaseEventLoop:
     cdef bint is_usual(self) except -1
     cdef Ring find_ring(self)
     cdef bint may_sleep(self) noexcept
+    cdef int note_run(self, bint begins) noexcept
     cdef int add_ready(self, object handle) except -1
     cdef int _wake(self) except -1
     cdef object _make_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)

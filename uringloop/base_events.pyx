@@ -811,6 +811,13 @@ cdef class BaseEventLoop:
         store(&self._awake, 0)
         return False
 
+    cdef int note_run(self, bint begins) noexcept:
+        """A run begins or ends."""
+        if self._began_ns:
+            self._ran_ns += monotonic_ns() - self._began_ns
+        self._began_ns = monotonic_ns() if begins else 0
+        return 0
+
     cdef int add_ready(self, object handle) except -1:
         cdef PyObject* ready = at(<PyObject*> self, _l_ready)[0]
         if _is_known and ready is not NULL and Py_TYPE(ready) is <PyTypeObject*> _deque:
@@ -876,6 +883,7 @@ cdef class BaseEventLoop:
         cdef Selector selector
         cdef int64_t timeout_ns
         cdef bint has_timers
+        self._turns += 1
         if not self._has_plain_turn():
             _StdlibLoop._run_once(self)
             return 0
@@ -998,6 +1006,7 @@ cdef class BaseEventLoop:
         cdef int error
         while count > 0:
             count -= 1
+            self._callbacks_run += 1
             # A callback may put another in its place.
             ready = at(self_, _l_ready)[0]
             if ready is NULL or Py_TYPE(ready) is not <PyTypeObject*> _deque:
@@ -1015,6 +1024,7 @@ cdef class BaseEventLoop:
                 callback = at(handle, _h_callback)[0]
                 args = at(handle, _h_args)[0]
                 if cancelled is Py_True:
+                    self._callbacks_run -= 1
                     _release(handle)
                     continue
                 if cancelled is Py_False and context is not NULL and callback is not NULL and args is not NULL \

@@ -11,6 +11,7 @@ from typing import Any, IO, Literal, NoReturn, Protocol, TypeAlias
 from typing_extensions import Buffer, disjoint_base
 
 from .base_events import Selector, SlottedEventLoop
+from .observability import Stats
 
 __all__ = ("IouringProactorEventLoop", "IouringProactor", "IouringProactorEventLoopPolicy")
 
@@ -34,6 +35,7 @@ class IouringProactorEventLoop(SlottedEventLoop, BaseProactorEventLoop, BaseSele
         receive_buffer: int | None = None,
     ) -> None: ...
     def run_forever(self) -> None: ...
+    def stats(self) -> Stats: ...
 
 @disjoint_base
 class IouringProactor(Selector):

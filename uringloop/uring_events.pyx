@@ -120,11 +120,23 @@ cdef extern from "<poll.h>":
 cdef extern from "<errno.h>":
     int EBADF, ECANCELED
 
+cdef extern from *:
+    """
+    #include <time.h>
+
+    static inline int64_t monotonic_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    """
+    int64_t monotonic_ns() noexcept
+
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
 from .base_events cimport BaseEventLoop, ReadyHandle, Selector
 from .base_events import SlottedEventLoop
-from . import selector_events, sock_calls, stdlib_transports, tiers, unix_events
+from . import observability, selector_events, sock_calls, stdlib_transports, tiers, unix_events
 from .fallback import or_stdlib
 
 __all__ = (
@@ -539,6 +551,7 @@ class IouringProactorEventLoop(SlottedEventLoop,
             if made:
                 proactor.close()
             raise
+        observability.LOOPS.add(self)
 
     # The run's set-up and clean-up are one method in 3.12 and two hooks from 3.13 on.
     if hasattr(base_events.BaseEventLoop, '_run_forever_setup'):
@@ -548,12 +561,14 @@ class IouringProactorEventLoop(SlottedEventLoop,
             # differs[D15], differs[D20]
             self._want_signals(True)
             self._gathers_writes = True
+            self._note_run(True)
             super()._run_forever_setup()
 
         # stdlib: ProactorEventLoop._run_forever_cleanup
         def _run_forever_cleanup(self):
             super()._run_forever_cleanup()
             self._gathers_writes = False
+            self._note_run(False)
             # differs[D24]
             self._proactor._submit()
             self._want_signals()
@@ -574,9 +589,11 @@ class IouringProactorEventLoop(SlottedEventLoop,
                 # differs[D15], differs[D20]
                 self._want_signals(True)
                 self._gathers_writes = True
+                self._note_run(True)
                 super().run_forever()
             finally:
                 self._gathers_writes = False
+                self._note_run(False)
                 # differs[D24]
                 self._proactor._submit()
                 self._want_signals()
@@ -584,6 +601,27 @@ class IouringProactorEventLoop(SlottedEventLoop,
     # absent: ProactorEventLoop.create_pipe_connection: Windows named pipes
     # absent: ProactorEventLoop.start_serving_pipe: Windows named pipes
     # absent: ProactorEventLoop._make_subprocess_transport: unix_events has Unix's
+
+    # -- ours: no counterpart in the stdlib's class --
+
+    def stats(self):
+        """Return what the loop does and has done, as a dict of numbers, strings and dicts.
+
+        For any thread, at any time; a walk through the operations, 50 ns each, and no system call. The keys are
+        documented in docs/observability.md. Times are seconds, sizes bytes.
+        """
+        return observability.stats_of(self, _numbers_of(self))
+
+    def _note_run(self, begins):
+        (<BaseEventLoop> self).note_run(begins)
+
+
+# ours: the core's numbers: (turns, callbacks run, seconds of runs)
+cdef object _numbers_of(BaseEventLoop loop):
+    cdef int64_t ran = loop._ran_ns
+    if loop._began_ns:
+        ran += monotonic_ns() - loop._began_ns
+    return loop._turns, loop._callbacks_run, ran / 1e9
 
 
 # ours: what is queued when the process forks would be out on the selector loop; differs[D24]
