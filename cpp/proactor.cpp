@@ -529,7 +529,6 @@ void Proactor::queue_again(Operation* operation) noexcept {
   table_.push(&queued_, operation);
 }
 
-// The final CQE of an operation in flight.
 Proactor::Outcome Proactor::outcome_of(const Operation& operation, int result) const noexcept {
   const bool sending = owns_buffer(operation.kind);
   const bool polled = !sending || (operation.flags & kPolling);
@@ -546,6 +545,7 @@ Proactor::Outcome Proactor::outcome_of(const Operation& operation, int result) c
   return polled ? Outcome::kRoom : Outcome::kShort;
 }
 
+// The final CQE of an operation in flight.
 void Proactor::finish(Operation* operation, int result) noexcept {
   come_back(operation);
   const bool sending = owns_buffer(operation->kind);
