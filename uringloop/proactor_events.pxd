@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from ._overlapped cimport Completion
+from .sslproto cimport SSLProtocol
 from .transport_registry cimport Registered
 
 
@@ -57,7 +58,8 @@ cdef class _ProactorBasePipeTransport(Registered):
 
 
 cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
-    cdef bint _buffered          # the protocol is a BufferedProtocol
+    cdef SSLProtocol _tls        # the protocol, if it is the one of TLS in C
+    cdef bint _buffered          # the protocol is a BufferedProtocol of another kind
     cdef int _expected           # how many bytes a read brings, going by the last ones
     cdef int _read_error         # errno of a read behind another one, until the next tells it
 

@@ -41,6 +41,8 @@ from ._overlapped cimport Completion, fileno, is_readable, number_of
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
 from .base_events cimport BaseEventLoop
+from .sslproto cimport SSLProtocol
+from .sslproto import connection_class as _ssl_protocol_class
 from .streams cimport reader_of, tell_reader
 from .transport_registry import Clients
 from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
@@ -659,7 +661,8 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     def set_protocol(self, protocol):
         self._protocol = protocol
-        self._buffered = isinstance(protocol, _BufferedProtocol)
+        self._tls = protocol if type(protocol) is SSLProtocol else None
+        self._buffered = self._tls is None and isinstance(protocol, _BufferedProtocol)
 
     cdef int _read(self) except -1:
         cdef PyObject* buffer = NULL
@@ -691,11 +694,15 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             self._eof_received()
             return 0
         try:
-            self._protocol.data_received(data)
+            if self._tls is not None:
+                self._tls.bytes_received(data)
+            else:
+                self._protocol.data_received(data)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
+            self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.' if self._tls is None
+                              else 'Fatal error: protocol.buffer_updated() call failed.')
         return 0
 
     cdef object _receive(self):

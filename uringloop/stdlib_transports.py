@@ -60,6 +60,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T19: A file that waits for what was written before it is not sent when the transport is aborted:
 #     the stdlib's tells its sender then that all is out. Who sends one gets a ConnectionError, also
 #     when the abort comes in the middle.
+# T20: start_tls() is the stdlib's own, whatever that does on this Python, but makes the protocol of the
+#     loop's tier.
 import collections
 import errno
 import functools
@@ -744,6 +746,30 @@ def _make_socket_transport(loop, sock, protocol, waiter, extra, server, context)
     return _OneContextSocketTransport(loop, sock, protocol, waiter, extra, server, context)
 
 
+# ours: of what class the protocol of a connection over TLS is
+def _ssl_protocol_class():
+    return sslproto.SSLProtocol
+
+
+# ours: the names that the stdlib's start_tls() finds; differs[T20]
+class _StartTlsNames(dict):
+
+    def __missing__(self, name):
+        # As they are now: somebody may have put something else there.
+        return vars(base_events)[name]
+
+    @staticmethod
+    def SSLProtocol(loop, *args, **kwargs):
+        return loop._tier._ssl_protocol_class()(loop, *args, **kwargs)
+
+
+_start_tls = types.FunctionType(
+    base_events.BaseEventLoop.start_tls.__code__,
+    _StartTlsNames(__name__=base_events.__name__, __package__=base_events.__package__,
+                   __spec__=base_events.__spec__, sslproto=_StartTlsNames))
+_start_tls.__kwdefaults__ = base_events.BaseEventLoop.start_tls.__kwdefaults__
+
+
 # ours: differs[T9]
 class _Sendfile:
     """What _sock_sendfile_native_impl() takes for its loop: it calls nothing back, and says how it would be called."""
@@ -932,7 +958,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
             ssl_shutdown_timeout=None, context=None):
         # differs[T10]
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = self._tier._ssl_protocol_class()(
             self, protocol, sslcontext, waiter,
             server_side, server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
@@ -940,6 +966,18 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         self._adopt(rawsock, self._tier._make_socket_transport(
             self, rawsock, ssl_protocol, None, extra, server, context))
         return ssl_protocol._app_transport
+
+    # stdlib: BaseEventLoop.start_tls
+    async def start_tls(self, transport, protocol, sslcontext, *,
+                        server_side=False,
+                        server_hostname=None,
+                        ssl_handshake_timeout=None,
+                        ssl_shutdown_timeout=None):
+        # differs[T20]
+        return await _start_tls(
+            self, transport, protocol, sslcontext,
+            server_side=server_side, server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
 
     # stdlib: BaseProactorEventLoop._make_datagram_transport
     def _make_datagram_transport(self, sock, protocol,

@@ -13,8 +13,8 @@ from importlib.machinery import PathFinder
 
 _NAME = "uringloop"
 EXTENSION_MODULES = tuple(f"{_NAME}.{name}" for name in (
-    "uring_events", "proactor_events", "sock_calls", "transport_registry", "base_events", "streams", "_overlapped",
-    "_sockaddr"))
+    "uring_events", "proactor_events", "sslproto", "sock_calls", "transport_registry", "base_events", "streams",
+    "_overlapped", "_sockaddr"))
 
 
 def give_way():
