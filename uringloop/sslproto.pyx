@@ -173,7 +173,7 @@ cdef class _SSLProtocolTransport:
             # Whoever closes twice has no more use for it: nothing is left of the cycle.
             self._ssl_protocol = None
 
-    # ours: _SSLProtocolTransport.__del__, which a class of C calls without an argument
+    # stdlib: _SSLProtocolTransport.__del__
     def __del__(self):
         if not self._closed:
             self._closed = True
@@ -1093,26 +1093,24 @@ cdef class SSLProtocol:
                     del backlog[0]
                     continue
                 done = 0
-                with memoryview(data) as given, given.cast('B') as view:
-                    size = len(view)
-                    try:
-                        while done < size:
-                            if done:
-                                with view[done:] as rest:
-                                    count = self._ssl_object.write(rest)
-                            else:
-                                count = self._ssl_object.write(data if type(data) is bytes else view)
-                            done += count
-                            unsent += count
-                            if unsent >= _PART:
-                                # differs[P6]
-                                self._send()
-                                unsent = 0
-                    finally:
-                        if 0 < done < size:
-                            # (It is the program's, which may change it.)
-                            backlog[0] = bytes(view[done:])
-                            self._write_buffer_size -= len(data) - len(backlog[0])
+                view = memoryview(data).cast('B')
+                size = len(view)
+                try:
+                    while done < size:
+                        # (Each call makes one record.)
+                        count = self._ssl_object.write(view[done:] if done else view)
+                        done += count
+                        unsent += count
+                        if unsent >= _PART:
+                            # differs[P6]
+                            self._send()
+                            unsent = 0
+                finally:
+                    if 0 < done < size:
+                        # (A copy: it is the program's, which may change it.)
+                        backlog[0] = bytes(view[done:])
+                        self._write_buffer_size -= len(data) - len(backlog[0])
+                    view.release()
                 del backlog[0]
                 self._write_buffer_size -= len(data)
         except _Again:

@@ -23,6 +23,7 @@ MODULES = (
     ModulePair("asyncio/base_events.py", "base_events.pyx", whole=False),
     ModulePair("asyncio/proactor_events.py", "proactor_events.pyx", whole=False),
     ModulePair("asyncio/proactor_events.py", "stdlib_transports.py", whole=False),
+    ModulePair("asyncio/sslproto.py", "sslproto.pyx", whole=True),
     ModulePair("asyncio/unix_events.py", "unix_events.py", whole=False),
     ModulePair("asyncio/selector_events.py", "selector_events.py", whole=False),
 )
@@ -60,6 +61,8 @@ _REPR = "a future's repr() no longer calls it"
 _WAIT = "a wait is a poll on the ring, and cancelled as any operation is"
 _SUBPROCESS = "subprocesses are as in asyncio/unix_events.py, not as on Windows"
 
+_STATES = "the stdlib's own are used: one is equal to the other"
+
 ABSENT = {
     "NULL": "an operation is made for a ring",
     "ERROR_CONNECTION_REFUSED": _ERRNO,
@@ -83,6 +86,8 @@ ABSENT = {
     "DefaultEventLoopPolicy": "asyncio's own is not replaced",
     "_DefaultEventLoopPolicy": "asyncio's own is not replaced",
     "EventLoop": "asyncio's own is not replaced",
+    "SSLProtocolState": _STATES,
+    "AppProtocolState": _STATES,
 }
 
 _MIXIN = "ours is a base beside the proactor loop, whose arguments it hands on"
@@ -109,6 +114,7 @@ CHANGED = {
     ),
     "_ProactorBasePipeTransport.__init__": (_IN_CONTEXT, _CONTEXT),
     "_ProactorSocketTransport.__init__": (_IN_CONTEXT, _CONTEXT),
+    "_SSLProtocolTransport.__del__": ("self", "what calls that of a class of C gives it no more"),
     "_UnixSelectorEventLoop.__init__": ("self, *args, **kwargs", _MIXIN),
     "BaseSelectorEventLoop.__init__": ("self", "no selector is made: the proactor is what waits"),
 }
@@ -122,6 +128,7 @@ LATER_PARAMETERS = {
     "BaseProactorEventLoop._start_serving": {"context": _LATER},
     "BaseSelectorEventLoop._add_reader": {"context": _LATER},
     "BaseSelectorEventLoop._add_writer": {"context": _LATER},
+    "SSLProtocol._abort": {"exc": "in the stdlib from 3.13 on"},
 }
 
 # Ours has them always, or under a condition; an installed asyncio may have them or not.
@@ -131,6 +138,7 @@ SOME_PYTHONS = {
     "ProactorEventLoop._run_forever_cleanup": "from 3.13 on",
     "IocpProactor._finish_recvfrom": "from 3.13 on",
     "_UnixSelectorEventLoop._stop_serving": "from 3.13 on",
+    "SSLProtocol._is_transport_closing": "from late releases of 3.13 on",
 }
 
 # Hooks of Cython, which no Python class has, and of the import system.
