@@ -703,7 +703,7 @@ cdef class SSLProtocol:
             high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_READ)
         self._incoming_high_water = high
         self._incoming_low_water = low
-        self._idle_is_stopped = not high > _HEADER + _LONGEST_RECORD
+        self._idle_is_stopped = not high > 0
 
     # stdlib: SSLProtocol._get_read_buffer_size
     def _get_read_buffer_size(self):
@@ -1045,7 +1045,8 @@ cdef class SSLProtocol:
     cdef int _control_reading(self) except -1:
         if self._clean and not self._single and not self._ssl_reading_paused and not self._idle_is_stopped:
             return 0
-        size = self._get_read_buffer_size()
+        # Without what has come of the last one: it must become whole, however low the limit is.
+        size = max(<Py_ssize_t> self._incoming.pending - self._partial, 0)
         if size >= self._incoming_high_water and not self._ssl_reading_paused:
             self._ssl_reading_paused = True
             self._transport.pause_reading()

@@ -1,0 +1,811 @@
+"""TLS record by record: however the stream is cut, whatever is wrong with it, and what is called when.
+
+The other end is a Peer: an ssl.SSLObject of the test's own, whose bytes go into a socket when the test says so.
+What is here runs on asyncio's sslproto as well, which stands behind two of the loops; tests/test_tls.py has the rest.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import warnings
+import weakref
+from asyncio import sslproto as stdlib_sslproto
+
+import pytest
+
+from support import Buffered, Recorder, certificate_contexts, closed, read_all, reset, some_bytes, turns, until
+
+RECORD = 16384
+HEADER = 5
+
+
+class Peer:
+    """The other end: `await Peer.connect(...)`, with the loop's transport and protocol as attributes."""
+
+    def __init__(self, loop, sock, context, server_side):
+        self.loop, self.sock = loop, sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=server_side,
+                                    server_hostname=None if server_side else "localhost")
+        # What has been received, and not decrypted.
+        self.raw = bytearray()
+
+    @classmethod
+    async def connect(cls, loop, pair, contexts, factory=Recorder, *, client=False, handshake=True, **options):
+        """client: the loop's end is the client."""
+        ours, theirs = pair
+        self = cls(loop, theirs, contexts[0 if client else 1], client)
+        if client:
+            connecting = asyncio.create_task(loop.create_connection(
+                factory, sock=ours, ssl=contexts[1], server_hostname="localhost", **options))
+        else:
+            connecting = asyncio.create_task(loop.connect_accepted_socket(factory, ours, ssl=contexts[0], **options))
+        self.connecting = connecting
+        if handshake:
+            await self.handshake()
+            self.transport, self.protocol = await connecting
+        return self
+
+    async def handshake(self):
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self.flush()
+                await self.receive()
+            else:
+                await self.flush()
+                return
+
+    async def flush(self):
+        await self.loop.sock_sendall(self.sock, self.outgoing.read())
+
+    async def receive(self):
+        block = await self.loop.sock_recv(self.sock, 65536)
+        self.raw += block
+        self.incoming.write(block)
+        if not block:
+            self.incoming.write_eof()
+        return block
+
+    def encrypted(self, *pieces):
+        """Each piece as a record of its own, or as many as it needs."""
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[self.tls.write(view):]
+        return self.outgoing.read()
+
+    async def send(self, data):
+        """Bytes as they are."""
+        await self.loop.sock_sendall(self.sock, data)
+
+    async def write(self, *pieces):
+        await self.send(self.encrypted(*pieces))
+
+    async def read(self, size):
+        data = bytearray()
+        while len(data) < size:
+            try:
+                data += self.tls.read(size - len(data))
+            except ssl.SSLWantReadError:
+                assert await self.receive(), "the stream has ended"
+        return bytes(data)
+
+    async def end(self):
+        """Answer the other end's close_notify, and read to the end."""
+        with contextlib.suppress(ssl.SSLError):
+            self.tls.unwrap()
+        with contextlib.suppress(OSError):
+            await self.flush()
+            self.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            return await read_all(self.loop, self.sock)
+
+
+async def over(peer):
+    """Close the loop's end, and see it end well."""
+    peer.transport.close()
+    await peer.end()
+    assert await peer.protocol.lost is None
+
+
+def records(data):
+    """The sizes of the records that the bytes are made of, without their headers."""
+    sizes = []
+    while data:
+        size = int.from_bytes(data[3:5], "big")
+        assert len(data) >= HEADER + size
+        sizes.append(size)
+        data = data[HEADER + size:]
+    return sizes
+
+
+def in_pieces(data, rng, largest):
+    pieces = []
+    while data:
+        size = rng.randint(1, largest)
+        pieces.append(data[:size])
+        data = data[size:]
+    return pieces
+
+
+class Unsliced(Buffered):
+    """Gives its bytearray itself: whoever takes a slice of it has a copy.  Changes its size when it may."""
+
+    def __init__(self, size=1000):
+        super().__init__(size)
+        self.buffer = bytearray(size)
+
+    def buffer_updated(self, count):
+        super().buffer_updated(count)
+        self.buffer.append(0)
+        self.buffer.pop()
+
+
+KINDS = {
+    "data_received": Recorder,
+    "buffer of 1": lambda: Buffered(1),
+    "buffer of 1000": lambda: Buffered(1000),
+    "buffer of a record": lambda: Buffered(RECORD),
+    "buffer of 200000": lambda: Buffered(200_000),
+}
+
+
+@pytest.fixture
+def is_native(loop):
+    return getattr(getattr(loop, "_tier", None), "__name__", "") == "uringloop.proactor_events"
+
+
+# -- however it is cut --
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
+async def test_stream_cut_anywhere(loop, pair, tls, kind, client):
+    rng = random.Random(kind)
+    peer = await Peer.connect(loop, pair, tls, KINDS[kind], client=client)
+    total = 3000 if kind == "buffer of 1" else 400_000
+    data = some_bytes(total)
+    for largest in (100, 1500, 40_000):
+        del peer.protocol.data[:]
+        stream = peer.encrypted(*in_pieces(data, rng, largest))
+        for piece in in_pieces(stream, rng, rng.choice([1000, 70_000])):
+            await peer.send(piece)
+            await turns(rng.randint(0, 2))
+        await until(lambda: len(peer.protocol.data) >= total)
+        assert peer.protocol.data == data
+    await over(peer)
+
+
+async def test_every_place_to_cut(loop, pair, tls):
+    """Within headers, and between them, of small records."""
+    peer = await Peer.connect(loop, pair, tls)
+    for place in range(1, 3 * (HEADER + 30)):
+        del peer.protocol.data[:]
+        stream = peer.encrypted(b"one", b"two", b"three")
+        await peer.send(stream[:place])
+        await turns(3)
+        await peer.send(stream[place:])
+        assert await peer.protocol.received(11) == b"onetwothree"
+    await over(peer)
+
+
+async def test_one_record_then_many(loop, pair, tls):
+    """Small and large by turns: what is known of the one does not hold for the other."""
+    peer = await Peer.connect(loop, pair, tls)
+    sent = bytearray()
+    for number, size in enumerate([1, 100_000, 1, RECORD, RECORD + 1, 5, 5, 300_000, 2] * 3):
+        data = some_bytes(size, number)
+        sent += data
+        await peer.write(data)
+        assert await peer.protocol.received(len(sent)) == sent
+        peer.transport.write(data)
+        assert await peer.read(size) == data
+    await over(peer)
+
+
+async def test_records_that_arrive_together_are_told_together(loop, pair, tls, is_native):
+    told = []
+
+    class Counting(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            told.append(len(data))
+
+    peer = await Peer.connect(loop, pair, tls, Counting)
+    await peer.write(*[bytes(100)] * 20)
+    await peer.protocol.received(2000)
+    assert told == [2000]
+    await over(peer)
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_tickets_in_front_of_data(loop, pair, tls, together):
+    """Records without data: the client gets two of them behind the handshake, with or without data behind them."""
+    peer = await Peer.connect(loop, pair, tls, client=True, handshake=False)
+    while True:
+        try:
+            peer.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await peer.flush()
+            await peer.receive()
+        else:
+            break
+    tickets = peer.outgoing.read()
+    assert len(records(tickets)) >= 2
+    peer.transport, peer.protocol = await peer.connecting
+    stream = tickets + peer.encrypted(b"data")
+    if together:
+        await peer.send(stream)
+    else:
+        for place in range(0, len(stream), 7):
+            await peer.send(stream[place:place + 7])
+            await turns(1)
+    assert await peer.protocol.received(4) == b"data"
+    await peer.write(b"more")
+    assert await peer.protocol.received(8) == b"datamore"
+    await over(peer)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl, which can ask for new keys")
+async def test_new_keys(loop, stack, contexts, tls):
+    """openssl s_client asks for a KeyUpdate, in the middle, and gets one."""
+    connected = loop.create_future()
+
+    class Echo(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            connected.set_result(self)
+
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.write(data)
+
+    server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=contexts[0])
+    port = server.sockets[0].getsockname()[1]
+    client = stack.enter_context(subprocess.Popen(
+        ["openssl", "s_client", "-tls1_3", "-connect", f"127.0.0.1:{port}"], bufsize=0,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    stack.callback(client.kill)
+    protocol = await connected
+
+    async def said(stream, word):
+        text = b""
+        while word not in text:
+            text += await loop.run_in_executor(None, stream.read, 1000)
+
+    for number in range(3):
+        line = b"line %d\n" % number
+        client.stdin.write(line)
+        await until(lambda: line in protocol.data)
+        await said(client.stdout, line)
+        client.stdin.write(b"K\n")
+        await said(client.stderr, b"KEYUPDATE")
+    assert protocol.data == b"line 0\nline 1\nline 2\n"
+    protocol.transport.close()
+    assert await protocol.lost is None
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.fixture
+def contexts():
+    return certificate_contexts()
+
+
+@pytest.mark.parametrize("size", [1, 1000, 200_000])
+async def test_random_sizes_both_ways(loop, pair, tls, size):
+    ours, theirs = pair
+    rng = random.Random(size)
+    accepting = asyncio.create_task(loop.connect_accepted_socket(Recorder, theirs, ssl=tls[0]))
+    ends = [await loop.create_connection(Recorder, sock=ours, ssl=tls[1], server_hostname="localhost"),
+            await accepting]
+    sent = [bytearray(), bytearray()]
+    for number in range(100):
+        for (transport, _), data in zip(ends, sent):
+            piece = some_bytes(rng.randint(1, size), number)
+            data += piece
+            if rng.random() < 0.3:
+                transport.writelines(in_pieces(piece, rng, max(1, size // 3)))
+            else:
+                transport.write(rng.choice([bytes, bytearray, memoryview])(piece))
+        if rng.random() < 0.3:
+            await turns(rng.randint(0, 3))
+    for (_, protocol), data in zip(ends, reversed(sent)):
+        assert await protocol.received(len(data)) == data
+    await closed(*ends)
+
+
+async def test_tls_in_tls_cut_anywhere(loop, pair, tls):
+    ours, theirs = pair
+    rng = random.Random(1)
+    accepting = asyncio.create_task(loop.connect_accepted_socket(Recorder, theirs, ssl=tls[0]))
+    client, _ = await loop.create_connection(Recorder, sock=ours, ssl=tls[1], server_hostname="localhost")
+    server, _ = await accepting
+    protocols = [Recorder(), Recorder()]
+    for protocol in protocols:
+        protocol.calls.append("connection_made")
+    accepting = asyncio.create_task(loop.start_tls(server, protocols[1], tls[0], server_side=True))
+    transports = [await loop.start_tls(client, protocols[0], tls[1], server_hostname="localhost"), await accepting]
+    sent = [bytearray(), bytearray()]
+    for number in range(60):
+        for transport, data in zip(transports, sent):
+            piece = some_bytes(rng.choice([1, 100, 5000, 20_000, 100_000]), number)
+            data += piece
+            transport.write(piece)
+        await turns(rng.randint(0, 2))
+    for protocol, data in zip(protocols, reversed(sent)):
+        assert await protocol.received(len(data)) == data
+    transports[0].close()
+    assert await protocols[0].lost is None and await protocols[1].lost is None
+    await turns(5)
+
+
+# -- what is wrong with it --
+
+
+WRONG = {
+    "no such kind": b"\x63\x03\x03\x00\x10",
+    "no such version": b"\x17\x02\x03\x00\x10",
+    "too long": b"\x17\x03\x03\xff\xff",
+    "plain text": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "an alert in plain": b"\x15\x03\x03\x00\x02\x02\x28",
+    "never encrypted": b"\x17\x03\x03\x00\x20" + bytes(32),
+    "a record without anything": b"\x17\x03\x03\x00\x00",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("behind", ["", "a record", "half a header"])
+async def test_malformed_record(loop, pair, tls, wrong, behind):
+    """OpenSSL says what is wrong, at once: nothing more of it need come."""
+    peer = await Peer.connect(loop, pair, tls)
+    if behind == "a record":
+        await peer.write(b"fine")
+        await peer.protocol.received(4)
+    if behind == "half a header":
+        await peer.send(WRONG[wrong][:3])
+        await turns(5)
+        assert peer.protocol.calls == ["connection_made"]
+        await peer.send(WRONG[wrong][3:])
+    else:
+        await peer.send(WRONG[wrong])
+    lost = await peer.protocol.lost
+    assert isinstance(lost, ssl.SSLError)
+    assert peer.protocol.data == (b"fine" if behind == "a record" else b"")
+
+
+@pytest.mark.parametrize("wrong", ["too long", "plain text"])
+async def test_malformed_handshake(loop, pair, tls, wrong):
+    peer = await Peer.connect(loop, pair, tls, handshake=False)
+    await peer.send(WRONG[wrong])
+    with pytest.raises(ssl.SSLError):
+        await peer.connecting
+
+
+async def test_truncated(loop, pair, tls):
+    """The end comes within a record: what was whole has been told."""
+    peer = await Peer.connect(loop, pair, tls)
+    await peer.send(peer.encrypted(b"whole", b"half a record")[:-3])
+    peer.sock.shutdown(socket.SHUT_WR)
+    assert await peer.protocol.lost is None
+    assert peer.protocol.data == b"whole"
+    assert peer.protocol.calls == ["connection_made", "data_received", "eof_received", "connection_lost"]
+
+
+@pytest.mark.parametrize("kind", [Recorder, Buffered])
+async def test_data_and_close_notify_together(loop, pair, tls, kind):
+    peer = await Peer.connect(loop, pair, tls, kind)
+    stream = peer.encrypted(b"one", b"two")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        peer.tls.unwrap()
+    await peer.send(stream + peer.outgoing.read())
+    assert await peer.protocol.lost is None
+    assert peer.protocol.data == b"onetwo"
+
+
+# -- what is called when --
+
+
+async def test_pause_with_records_left(loop, pair, tls):
+    class Pausing(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.pause_reading()
+
+    peer = await Peer.connect(loop, pair, tls, Pausing)
+    await peer.write(b"first")
+    await peer.protocol.received(5)
+    await peer.write(b"second", b"third")
+    await until(lambda: peer.transport.get_read_buffer_size() == 2 * (HEADER + 17) + 11)
+    assert not peer.transport.is_reading() and peer.protocol.data == b"first"
+    peer.transport.resume_reading()
+    assert await peer.protocol.received(16) == b"firstsecondthird"
+    await peer.write(b"fourth")
+    await turns(5)
+    assert len(peer.protocol.data) == 16
+    peer.transport.resume_reading()
+    assert await peer.protocol.received(22) == b"firstsecondthirdfourth"
+    peer.transport.resume_reading()
+    await turns(2)
+    await over(peer)
+
+
+async def test_pause_with_bytes_decrypted(loop, pair, tls):
+    """The buffer holds less than the record: the rest waits within OpenSSL, for another kind of protocol as well."""
+
+    class Pausing(Buffered):
+        def buffer_updated(self, count):
+            super().buffer_updated(count)
+            self.transport.pause_reading()
+
+    peer = await Peer.connect(loop, pair, tls, lambda: Pausing(10))
+    await peer.write(b"0123456789abcdefghijklmno")
+    await until(lambda: len(peer.protocol.data) == 10)
+    await turns(5)
+    assert peer.protocol.data == b"0123456789"
+    peer.transport.resume_reading()
+    await turns(5)
+    assert peer.protocol.data == b"0123456789abcdefghij"
+    second = Recorder()
+    second.connection_made(peer.transport)
+    peer.transport.set_protocol(second)
+    peer.transport.resume_reading()
+    assert await second.received(5) == b"klmno"
+    peer.protocol = second
+    await over(peer)
+
+
+async def test_read_buffer_limits(loop, pair, tls):
+    """While the protocol has paused, the transport below reads up to the limit, and no more."""
+    peer = await Peer.connect(loop, pair, tls)
+    assert peer.transport.get_read_buffer_limits() == (64 * 1024, 256 * 1024)
+    peer.transport.set_read_buffer_limits(high=50_000, low=10_000)
+    assert peer.transport.get_read_buffer_limits() == (10_000, 50_000)
+    with pytest.raises(ValueError, match="must be >= low"):
+        peer.transport.set_read_buffer_limits(high=1, low=2)
+    below = peer.transport._ssl_protocol._transport
+    peer.transport.pause_reading()
+    data = some_bytes(1_000_000)
+    sending = asyncio.create_task(peer.write(data))
+    await until(lambda: not below.is_reading())
+    size = peer.transport.get_read_buffer_size()
+    await turns(5)
+    assert 50_000 <= size == peer.transport.get_read_buffer_size() < 400_000
+    peer.transport.resume_reading()
+    assert await peer.protocol.received(len(data)) == data
+    assert below.is_reading()
+    await sending
+    # Below what a record takes, of which one half must not keep the other from coming.
+    peer.transport.set_read_buffer_limits(high=10, low=5)
+    stream = peer.encrypted(b"in two parts")
+    await peer.send(stream[:20])
+    await turns(5)
+    await peer.send(stream[20:])
+    assert await peer.protocol.received(len(data) + 12) == data + b"in two parts"
+    await over(peer)
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_end_in_data_received(loop, pair, tls, how):
+    """What was written before is sent; what comes behind is told to nobody."""
+
+    class Ending(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.transport.write(b"good")
+            self.transport.write(b"bye")
+            getattr(self.transport, how)()
+
+    peer = await Peer.connect(loop, pair, tls, Ending)
+    await peer.write(b"end")
+    assert await peer.read(7) == b"goodbye"
+    with contextlib.suppress(OSError):
+        await peer.write(b"too late")
+    await peer.end()
+    lost = await peer.protocol.lost
+    assert lost is None or isinstance(lost, OSError)
+    assert peer.protocol.data == b"end"
+
+
+async def test_write_in_connection_made(loop, pair, tls):
+    class Greeting(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.write(b"welcome")
+            transport.writelines([b", ", b"who", bytearray(b"ever"), memoryview(b" you are")])
+
+    peer = await Peer.connect(loop, pair, tls, Greeting)
+    assert await peer.read(24) == b"welcome, whoever you are"
+    await over(peer)
+
+
+async def test_small_pieces_are_one_record(loop, pair, tls, is_native):
+    peer = await Peer.connect(loop, pair, tls)
+    pieces = [b"x" * 100] * 50 + [b""] + [b"y" * 20_000, b"z" * 10, bytearray(b"z" * 10)]
+    # Behind the tickets.
+    peer.transport.write(b"x")
+    assert await peer.read(1) == b"x"
+    del peer.raw[:]
+    peer.transport.writelines(pieces)
+    assert await peer.read(25_020) == b"".join(pieces)
+    # 256 bits of a tag at most, and the kind.
+    sizes = [size - 17 for size in records(peer.raw)]
+    assert sum(sizes) == 25_020
+    if is_native:
+        assert sizes == [5000, RECORD, 20_000 - RECORD, 20]
+    await over(peer)
+
+
+async def test_written_bytes_are_those_of_that_moment(loop, pair, tls):
+    peer = await Peer.connect(loop, pair, tls)
+    data = bytearray(some_bytes(3_000_000))
+    before = bytes(data)
+    peer.transport.write(data)
+    data[:] = bytes(len(data))
+    data.clear()
+    assert await peer.read(len(before)) == before
+    await over(peer)
+
+
+async def test_memoryview_of_numbers(loop, pair, tls, is_native):
+    if not is_native:
+        pytest.skip("the stdlib's sslproto goes by the number of items")
+    peer = await Peer.connect(loop, pair, tls)
+    data = some_bytes(400_000)
+    peer.transport.write(memoryview(data).cast("I"))
+    peer.transport.write(b"end")
+    assert await peer.read(400_003) == data + b"end"
+    assert peer.transport.get_write_buffer_size() == 0
+    await over(peer)
+
+
+async def test_buffer_that_is_no_memoryview(loop, pair, tls, is_native):
+    if not is_native:
+        pytest.skip("the stdlib's sslproto takes slices of it, which are copies")
+    peer = await Peer.connect(loop, pair, tls, lambda: Unsliced(1000))
+    data = some_bytes(20_000)
+    await peer.write(*[data[start:start + 300] for start in range(0, 20_000, 300)])
+    await until(lambda: len(peer.protocol.data) >= 20_000)
+    assert peer.protocol.data == data
+    await over(peer)
+
+
+async def test_zero_is_a_limit(loop, pair, tls):
+    """pause_writing() comes whether or not anything waits, as on the stdlib's."""
+    peer = await Peer.connect(loop, pair, tls)
+    peer.transport.set_write_buffer_limits(high=0)
+    peer.transport.write(b"one")
+    peer.transport.write(b"two")
+    assert await peer.read(6) == b"onetwo"
+    assert peer.protocol.calls == ["connection_made", "pause_writing", "resume_writing", "pause_writing"]
+    peer.transport.set_write_buffer_limits()
+    await over(peer)
+
+
+@pytest.mark.parametrize("where", ["data_received", "buffer_updated", "get_buffer", "eof_received", "pause_writing"])
+async def test_exception_of_the_protocol(loop, pair, tls, errors, where):
+    """It is told to the exception handler, and ends the connection if it came out of reading."""
+
+    class Raising(Buffered if "buffer" in where else Recorder):
+        pass
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    setattr(Raising, where, fail)
+    # (The stdlib's calls get_buffer() behind the handshake already.)
+    peer = await Peer.connect(loop, pair, tls, Raising, handshake=False)
+    with contextlib.suppress(OSError):
+        await peer.handshake()
+    peer.transport, peer.protocol = await peer.connecting
+    if where == "pause_writing":
+        peer.transport.set_write_buffer_limits(high=0)
+    elif where == "eof_received":
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        await peer.flush()
+    elif where != "get_buffer" or not errors:
+        with contextlib.suppress(OSError):
+            await peer.write(b"data")
+    await until(lambda: errors)
+    messages = {"eof_received": "Error calling eof_received()", "pause_writing": "protocol.pause_writing() failed"}
+    assert errors[0]["message"] == messages.get(where, "Fatal error on SSL protocol")
+    assert isinstance(errors[0]["exception"], ZeroDivisionError)
+    assert isinstance(errors[0]["protocol"], stdlib_sslproto.SSLProtocol)
+    del errors[:]
+    if where == "pause_writing":
+        await over(peer)
+    else:
+        assert isinstance(await peer.protocol.lost, ZeroDivisionError)
+    del errors[:]
+
+
+async def test_sslobject_class(loop, pair, contexts):
+    """A class of the program's is called for everything."""
+    called = []
+
+    class Mine(ssl.SSLObject):
+        def read(self, *arguments):
+            called.append("read")
+            return super().read(*arguments)
+
+        def write(self, data):
+            called.append("write")
+            return super().write(data)
+
+    contexts[0].sslobject_class = Mine
+    peer = await Peer.connect(loop, pair, contexts)
+    data = some_bytes(100_000)
+    await peer.write(data)
+    assert await peer.protocol.received(len(data)) == data
+    peer.transport.write(data)
+    assert await peer.read(len(data)) == data
+    assert isinstance(peer.transport.get_extra_info("ssl_object"), Mine) and {"read", "write"} <= set(called)
+    await over(peer)
+
+
+# -- what it is --
+
+
+async def test_classes_and_attributes(loop, pair, tls):
+    peer = await Peer.connect(loop, pair, tls)
+    transport, below = peer.transport, peer.transport._ssl_protocol
+    assert isinstance(transport, stdlib_sslproto._SSLProtocolTransport) and isinstance(transport, asyncio.Transport)
+    assert isinstance(below, stdlib_sslproto.SSLProtocol) and isinstance(below, asyncio.BufferedProtocol)
+    assert below._state is stdlib_sslproto.SSLProtocolState.WRAPPED
+    assert below._app_state is stdlib_sslproto.AppProtocolState.STATE_CON_MADE
+    assert below._app_transport is transport and below._app_protocol is peer.protocol
+    assert below._sslobj is transport.get_extra_info("ssl_object")
+    assert transport.get_extra_info("no such thing", 1) == 1
+    assert transport.get_extra_info("socket").fileno() == pair[0].fileno()
+    with pytest.raises(TypeError, match="data: expecting a bytes-like instance, got str"):
+        transport.write("text")
+    assert not transport.can_write_eof() and not transport.is_closing()
+    assert weakref.ref(transport)() is transport and weakref.ref(below)() is below
+    await over(peer)
+
+
+METHODS = [("get_extra_info", "x"), ("set_protocol", None), ("get_protocol",), ("is_reading",), ("pause_reading",),
+           ("resume_reading",), ("set_write_buffer_limits",), ("get_write_buffer_limits",),
+           ("get_write_buffer_size",), ("set_read_buffer_limits",), ("get_read_buffer_limits",),
+           ("get_read_buffer_size",), ("write", b"x"), ("writelines", [b"x"])]
+
+
+async def test_after_a_second_close(loop, pair, tls):
+    """The transport has let go of its protocol: what asks that says so, as in the stdlib."""
+    peer = await Peer.connect(loop, pair, tls)
+    peer.transport.close()
+    peer.transport.close()
+    assert peer.transport.is_closing()
+    for name, *arguments in METHODS:
+        with pytest.raises(AttributeError, match="'NoneType' object has no attribute"):
+            getattr(peer.transport, name)(*arguments)
+    peer.transport.write(b"")
+    peer.transport.close()
+    peer.transport.abort()
+    await peer.end()
+    assert await peer.protocol.lost is None
+
+
+async def test_after_the_end(loop, pair, tls, caplog):
+    peer = await Peer.connect(loop, pair, tls)
+    peer.transport.abort()
+    await peer.protocol.lost
+    for _ in range(7):
+        peer.transport.write(b"x")
+    assert caplog.messages.count("SSL connection is closed") >= 1
+    assert peer.transport.get_extra_info("peername", "none") == "none"
+    assert peer.transport.get_protocol() is None
+    peer.transport.abort()
+    peer.transport.close()
+
+
+async def test_unclosed_transport(loop, pair, tls):
+    peer = await Peer.connect(loop, pair, tls)
+    below = peer.transport._ssl_protocol
+    transport = type(peer.transport)(loop, below)
+    with pytest.warns(ResourceWarning, match="unclosed transport <asyncio._SSLProtocolTransport object>"):
+        del transport
+        gc.collect()
+    await over(peer)
+
+
+async def test_debug_mode_logs(loop, pair, tls, caplog):
+    loop.set_debug(True)
+    caplog.set_level(logging.DEBUG, "asyncio")
+    peer = await Peer.connect(loop, pair, tls)
+    await peer.write(b"data")
+    assert await peer.protocol.received(4) == b"data"
+    peer.sock.shutdown(socket.SHUT_WR)
+    await peer.protocol.lost
+    text = caplog.text
+    assert "starts SSL handshake" in text and "SSL handshake took" in text and "received EOF" in text
+    loop.set_debug(False)
+
+
+@pytest.mark.parametrize("change", ["method", "class"])
+async def test_patched_stdlib(loop, pair, tls, monkeypatch, change):
+    """Who changes asyncio's class means the connections of this loop, too."""
+    called = []
+
+    def connection_made(self, transport):
+        called.append(self)
+        original(self, transport)
+
+    original = stdlib_sslproto.SSLProtocol.connection_made
+    if change == "method":
+        monkeypatch.setattr(stdlib_sslproto.SSLProtocol, "connection_made", connection_made)
+    else:
+        monkeypatch.setattr(stdlib_sslproto, "SSLProtocol",
+                            type("SSLProtocol", (stdlib_sslproto.SSLProtocol,), {"connection_made": connection_made}))
+    peer = await Peer.connect(loop, pair, tls)
+    await peer.write(b"data")
+    assert await peer.protocol.received(4) == b"data"
+    assert len(called) == 1
+    monkeypatch.undo()
+    await over(peer)
+
+
+# -- that nothing stays behind --
+
+
+async def test_dropped_at_random_moments(loop, tls):
+    """Either end, at any moment of the handshake, of a transfer and of the end: no object is left."""
+    rng = random.Random(7)
+    alive = weakref.WeakSet()
+    lost = []
+
+    class Mortal(Recorder):
+        def __init__(self):
+            super().__init__()
+            alive.add(self)
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.write(some_bytes(rng.choice([1, 50_000, 500_000])))
+
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            lost.append(exc)
+
+    server = await loop.create_server(Mortal, "127.0.0.1", 0, ssl=tls[0])
+    address = server.sockets[0].getsockname()
+
+    async def one():
+        how = rng.choice(["cancel", "abort", "close", "reset", "forget"])
+        if how == "reset":
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                await loop.sock_connect(sock, address)
+                await loop.sock_sendall(sock, b"\x16\x03\x01\x02\x00"[:rng.randint(0, 5)])
+                await turns(rng.randint(0, 5))
+                reset(sock)
+            return
+        connecting = asyncio.create_task(loop.create_connection(
+            Mortal, *address, ssl=tls[1], server_hostname="localhost"))
+        if how == "cancel":
+            await turns(rng.randint(0, 12))
+            connecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            transport, protocol = await connecting
+            await turns(rng.randint(0, 10))
+            transport.close() if how == "close" else transport.abort()
+            await protocol.lost
+
+    for _ in range(20):
+        await asyncio.gather(*(one() for _ in range(10)))
+    server.close()
+    await server.wait_closed()
+    await until(lambda: all(protocol.lost.done() or not protocol.transport for protocol in alive))
+    await turns(10)
+    gc.collect()
+    assert not alive, list(alive)
