@@ -122,12 +122,12 @@ def add_flowcontrol_defaults(high, low, kb):
 
 
 # ours: what isinstance() finds; differs[P1]
-class _Transport(sslproto._SSLProtocolTransport):
+class _SSLTransport(sslproto._SSLProtocolTransport):
     """What a transport over TLS is to isinstance()."""
 
 
 # ours: the same of the protocol
-class _Protocol(sslproto.SSLProtocol):
+class _SSLProtocol(sslproto.SSLProtocol):
     """What the protocol below it is to isinstance()."""
 
 
@@ -287,7 +287,7 @@ cdef class _SSLProtocolTransport:
     @property
     def __class__(self):
         # differs[P1]
-        return _Transport
+        return _SSLTransport
 
     cdef SSLProtocol _reach(self, str name):
         """Return the protocol; behind a second close() raise what asking None for `name` raises."""
@@ -743,7 +743,7 @@ cdef class SSLProtocol:
     @property
     def __class__(self):
         # differs[P1]
-        return _Protocol
+        return _SSLProtocol
 
     @property
     def _state(self):
