@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support import Recorder, closed, turns, until
+from support import Buffered, Recorder, closed, turns, until
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "differences.md"
 
@@ -116,14 +116,23 @@ async def test_b5_failed_handshake_of_a_server_in_debug_mode(loop, tls, stack, e
     errors.clear()
 
 
-async def test_b6_attributes_of_a_transport(connect, pair, native):
-    transport, protocol = await connect(pair[0])
+async def tls_pair(loop, pair, tls, client=Recorder, server=Recorder):
+    """((transport, protocol) of the client, of the server)"""
+    accepting = loop.create_task(loop.connect_accepted_socket(server, pair[1], ssl=tls[0]))
+    there = await loop.create_connection(client, sock=pair[0], ssl=tls[1], server_hostname="localhost")
+    return there, await accepting
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_b6_attributes_of_a_transport(loop, connect, pair, tls, native, secure):
+    ends = await tls_pair(loop, pair, tls) if secure else [await connect(pair[0])]
+    transport = ends[0][0]
     if native:
         with pytest.raises(AttributeError):
             transport.of_the_program = 1
     else:
         transport.of_the_program = 1
-    await closed((transport, protocol))
+    await closed(*ends)
 
 
 async def test_b7_datagrams_of_one_turn(loop, stack, native):
@@ -170,3 +179,35 @@ def pair_of_number(fd, stack):
         ends[0] = stack.enter_context(socket.socket(fileno=fd))
     ends[0].setblocking(False)
     return ends
+
+
+async def test_b9_buffer_that_is_a_bytearray_over_tls(loop, pair, tls, native):
+    class Bare(Buffered):
+        def __init__(self):
+            super().__init__()
+            self.buffer = bytearray(1000)
+
+    (client, sent), (server, received) = await tls_pair(loop, pair, tls, server=Bare)
+    server.pause_reading()
+    client.write(b"one")
+    client.write(b"two")
+    # Two records, which are there together.
+    await until(lambda: server.get_read_buffer_size() == 2 * (5 + 3 + 17))
+    server.resume_reading()
+    await until(lambda: received.data)
+    assert received.data == (b"onetwo" if native else b"one\0\0\0")
+    await closed((client, sent), (server, received))
+
+
+async def test_b10_get_buffer_where_there_is_no_data(loop, pair, tls, native):
+    class Counting(Buffered):
+        calls = 0
+
+        def get_buffer(self, sizehint):
+            self.calls += 1
+            return super().get_buffer(sizehint)
+
+    (client, sent), (server, received) = await tls_pair(loop, pair, tls, server=Counting)
+    await turns(5)
+    assert received.calls == (0 if native else 1)
+    await closed((client, sent), (server, received))

@@ -556,9 +556,7 @@ async def test_written_bytes_are_those_of_that_moment(loop, pair, tls):
     await over(peer)
 
 
-async def test_memoryview_of_numbers(loop, pair, tls, is_native):
-    if not is_native:
-        pytest.skip("the stdlib's sslproto goes by the number of items")
+async def test_memoryview_of_numbers(loop, pair, tls):
     peer = await Peer.connect(loop, pair, tls)
     data = some_bytes(400_000)
     peer.transport.write(memoryview(data).cast("I"))

@@ -17,9 +17,9 @@ Differences from the stdlib, numbered; a line `# differs[Pn]` stands where each 
 # P3: What of several records has arrived is decrypted behind one another into one object.
 # P4: A BufferedProtocol's buffer is filled by several records, whatever its kind: the stdlib takes slices of it,
 #     which of a bytearray are copies.
-# P5: What waits is encrypted together, up to a record's size, and a long piece without copying the rest of it for
-#     each record. Of a memoryview all bytes are written, whatever its items are.
-# P6: What is long is handed on to the transport in parts, for whose sizes glibc maps and unmaps no memory.
+# P5: What waits is encrypted together, up to a record's size.
+# P6: What is long is encrypted and handed on to the transport in parts, for whose sizes glibc maps and unmaps no
+#     memory.
 # P7: No buffer is there to receive into until somebody asks for it: a native transport does not.
 # P8: Where somebody has patched the stdlib's classes, these are not used; see `connection_class`.
 import collections
@@ -63,9 +63,9 @@ cdef int _LONGEST_RECORD = 16384 + 2048
 cdef int _HEADER = 5
 cdef int _FIRST_KIND = 20
 cdef int _LAST_KIND = 23
-# How much get_buffer() offers, and how much is handed on at once: below what glibc maps memory for.
+# How much get_buffer() offers, and how much is handed on at once, in whole records: below what glibc maps memory for.
 cdef Py_ssize_t _BUFFER = 112 * 1024
-cdef Py_ssize_t _PART = 96 * 1024
+cdef Py_ssize_t _PART = 6 * 16384
 
 # SSLProtocol._abort() hands on the exception from Python 3.13 on.
 cdef bint _abort_takes_exc = 'exc' in inspect.signature(sslproto.SSLProtocol._abort).parameters
@@ -605,7 +605,7 @@ cdef class SSLProtocol:
             self._loop.call_soon(self._transport.close)
 
     # stdlib: SSLProtocol._abort
-    def _abort(self, exc):
+    def _abort(self, exc=None):
         self._switch_to(UNWRAPPED)
         if self._transport is not None:
             if _abort_takes_exc:
@@ -1098,12 +1098,11 @@ cdef class SSLProtocol:
                 size = len(view)
                 try:
                     while done < size:
-                        # (Each call makes one record.)
-                        count = self._ssl_object.write(view[done:] if done else view)
+                        # differs[P6]
+                        count = self._ssl_object.write(view if size <= _PART else view[done:done + _PART])
                         done += count
                         unsent += count
                         if unsent >= _PART:
-                            # differs[P6]
                             self._send()
                             unsent = 0
                 finally:

@@ -114,6 +114,7 @@ CHANGED = {
     ),
     "_ProactorBasePipeTransport.__init__": (_IN_CONTEXT, _CONTEXT),
     "_ProactorSocketTransport.__init__": (_IN_CONTEXT, _CONTEXT),
+    "SSLProtocol._abort": ("self, exc=None", "the stdlib's has it from 3.13 on, and always then"),
     "_SSLProtocolTransport.__del__": ("self", "what calls that of a class of C gives it no more"),
     "_UnixSelectorEventLoop.__init__": ("self, *args, **kwargs", _MIXIN),
     "BaseSelectorEventLoop.__init__": ("self", "no selector is made: the proactor is what waits"),
@@ -128,7 +129,6 @@ LATER_PARAMETERS = {
     "BaseProactorEventLoop._start_serving": {"context": _LATER},
     "BaseSelectorEventLoop._add_reader": {"context": _LATER},
     "BaseSelectorEventLoop._add_writer": {"context": _LATER},
-    "SSLProtocol._abort": {"exc": "in the stdlib from 3.13 on"},
 }
 
 # Ours has them always, or under a condition; an installed asyncio may have them or not.
