@@ -92,7 +92,9 @@ GATHER_ALL = 65536
 # ours: what each queued datagram counts besides its length, which depends on the Python
 def _find_header_size():
     probe = types.SimpleNamespace(_address=None, _conn_lost=0, _buffer=[], _buffer_size=0,
-                                  _write_fut=True, _maybe_pause_protocol=bool)
+                                  _write_fut=True, _maybe_pause_protocol=bool,
+                                  # From late releases of 3.13 on; before, a number in sendto() itself.
+                                  _header_size=getattr(proactor_events._ProactorDatagramTransport, '_header_size', 0))
     proactor_events._ProactorDatagramTransport.sendto(probe, b'1')
     return probe._buffer_size - 1
 
