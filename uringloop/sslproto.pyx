@@ -25,7 +25,7 @@ Differences from the stdlib, numbered; a line `# differs[Pn]` stands where each 
 import collections
 import inspect
 import warnings
-from asyncio import constants, exceptions, protocols, sslproto, transports
+from asyncio import constants, exceptions, protocols, sslproto, streams
 from asyncio.log import logger
 
 try:
@@ -33,10 +33,12 @@ try:
 except ImportError:
     ssl = None
 
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.object cimport PyObject
+
+from .streams cimport reader_of, tell_reader
 
 cdef extern from "Python.h":
     # Without a reference that Cython counts: who is resized must have one owner.
@@ -55,6 +57,7 @@ else:
 
 cdef object _Again = SSLAgainErrors
 cdef object _UsualSSLObject = _SSLObject
+cdef object _StreamReaderProtocol = streams.StreamReaderProtocol
 
 # What a record holds at most, and what one can be at most with the rest of it (RFC 5246, 6.2.3).
 cdef int _RECORD = 16384
@@ -927,14 +930,23 @@ cdef class SSLProtocol:
         return 0
 
     cdef int _read_bytes(self) except -1:
+        cdef PyObject* buffer = NULL
         cdef bint ended
         data = self._decrypt()
         ended = self._ended
         if data is not None:
             if self._app_tls is not None:
                 self._app_tls.bytes_received(data)
-            else:
+            elif type(self._app_protocol) is not _StreamReaderProtocol:
                 self._app_protocol.data_received(data)
+            else:
+                reader = reader_of(self._app_protocol, &buffer)
+                if reader is None:
+                    self._app_protocol.data_received(data)
+                else:
+                    waiting = <object> buffer
+                    waiting += data
+                    tell_reader(reader, waiting)
         if ended:
             # close_notify
             self._call_eof_received()
