@@ -18,6 +18,7 @@ from support import Recorder, close, tcp_pair, until
 from uringloop import stdlib_transports, tiers
 
 ASKED = ("_make_socket_transport", "_ProactorDatagramTransport", "_ProactorDuplexPipeTransport", "_Acceptor")
+ASKED_FOR_TLS = "_ssl_protocol_class"
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def made(monkeypatch):
     """A tier `noted`, the stdlib's; what was made of it, by name."""
     made = []
     module = types.ModuleType("uringloop.noted_transports")
-    for name in ASKED:
+    for name in (*ASKED, ASKED_FOR_TLS):
         def make(*args, name=name, **kwargs):
             made.append(name)
             return getattr(stdlib_transports, name)(*args, **kwargs)
@@ -79,7 +80,23 @@ def test_tls_is_on_the_tiers_transports(made, tls):
         await close(writer, server)
 
     uringloop.run(main(), transports="noted")
-    assert made.count("_make_socket_transport") == 2
+    assert made.count("_make_socket_transport") == made.count(ASKED_FOR_TLS) == 2
+
+
+def test_start_tls_is_on_the_tier_s_protocol(made, tls):
+    async def main():
+        async def serve(reader, writer):
+            await writer.start_tls(tls[0])
+            await close(writer)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await writer.start_tls(tls[1], server_hostname="localhost")
+        await reader.read()
+        await close(writer, server)
+
+    uringloop.run(main(), transports="noted")
+    assert made.count(ASKED_FOR_TLS) == 2
 
 
 def test_run(made):

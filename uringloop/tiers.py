@@ -7,6 +7,7 @@ Mirrors nothing.  A tier is a module; what BaseProactorEventLoop asks it for is
     _ProactorDuplexPipeTransport(loop, sock, protocol, waiter, extra)
     _Acceptor(loop, protocol_factory, sock, sslcontext, server, backlog,
               ssl_handshake_timeout, ssl_shutdown_timeout, context).start()
+    _ssl_protocol_class()                 of what a connection over TLS has below it, and start_tls() makes
 
 The class of the loop is the same on each of them.
 
