@@ -805,6 +805,7 @@ cdef class SSLProtocol:
                             or self._length > _HEADER + _LONGEST_RECORD):
                         # It is for OpenSSL to say what is wrong with it, or to understand it.
                         self._eager = True
+                        self._clean = False
                         self._partial = 0
                         return 0
             if self._partial < _HEADER:
