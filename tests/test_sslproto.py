@@ -424,7 +424,10 @@ async def test_pause_with_records_left(loop, pair, tls):
     peer = await Peer.connect(loop, pair, tls, Pausing)
     await peer.write(b"first")
     await peer.protocol.received(5)
-    await peer.write(b"second", b"third")
+    # One after the other: neither is read before the next has come.
+    await peer.write(b"second")
+    await until(lambda: peer.transport.get_read_buffer_size() == HEADER + 17 + 6)
+    await peer.write(b"third")
     await until(lambda: peer.transport.get_read_buffer_size() == 2 * (HEADER + 17) + 11)
     assert not peer.transport.is_reading() and peer.protocol.data == b"first"
     peer.transport.resume_reading()
