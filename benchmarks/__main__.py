@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from . import c_parts, machine, measure, peers, progress, rounds, table, workloads
+from . import c_parts, machine, measure, peers, plot, progress, rounds, table, workloads
 
 QUICK_LIMIT = 110  # seconds: with what is compiled at first use it ends in two minutes
 
@@ -29,9 +29,12 @@ def parse_arguments(arguments):
     parser.add_argument("--limit", type=float, default=None, help="seconds after which nothing new is begun")
     parser.add_argument("--json", metavar="FILE", help="write the report there, after each workload")
     parser.add_argument("--show", metavar="FILE", help="print the tables of a report, measure nothing")
+    parser.add_argument("--plot", metavar="STEM", help="draw the report of --show: STEM.svg and STEM.png, by matplotlib")
     parser.add_argument("--build", metavar="DIRECTORY", help="where C programs are compiled: build/benchmarks")
     parser.add_argument("--list", action="store_true", help="print the workloads' names, measure nothing")
     args = parser.parse_args(arguments)
+    if args.plot and not args.show:
+        parser.error("--plot draws a report that is there: --show FILE --plot STEM")
     for name, usual, quick in (
         ("rounds", 5, 3), ("seconds", 2.0, 0.25), ("warm_up", 0.3, 0.1), ("repeats", 2, 0), ("limit", None, QUICK_LIMIT),
     ):  # fmt: skip
@@ -74,7 +77,11 @@ def main(arguments=None):
         return
     if args.show:
         with open(args.show) as file:
-            print(table.text(json.load(file)))
+            report = json.load(file)
+        if args.plot:
+            print("\n".join(plot.draw(report, args.plot)))
+        else:
+            print(table.text(report))
         return
     started = time.monotonic()
     machine.raise_descriptor_limit()

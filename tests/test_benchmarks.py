@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Last, and not for long: an installed uringloop goes before the checkout's.
 sys.path.append(str(ROOT))
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import c_parts, figures, machine, measure, peers, progress, rounds, servers, table, workloads  # noqa: E402
+from benchmarks import c_parts, figures, machine, measure, peers, plot, progress, rounds, servers, table, workloads  # noqa: E402
 
 sys.path.remove(str(ROOT))
 
@@ -447,6 +447,53 @@ def test_round_without_a_figure_keeps_the_others_in_place():
     cell = rounds.new_cell() | {"rounds": [round_of(cpu_us=1)]}
     rounds.measure_into(cell, 2, lambda *args: round_of(cpu_us=3), None, workloads.choose(["tcp-1k-1c"])[0], 0)
     assert [round_ and round_["cpu_us"] for round_ in cell["rounds"]] == [1, None, 3]
+
+
+# --- what is drawn ---
+
+
+def drawn_report(**cells):
+    """What a report of one workload has that is drawn: each cell its ratio, and how many of its rounds are valid."""
+    return {
+        "when": "2026-01-02T03:04:05Z", "python": "3.13.0", "machine": {"cpu": "a processor", "kernel": "6.1"},
+        "settings": {"rounds": 3, "seconds": 1.0}, "peers": {name: {"version": "1.0"} for name in cells},
+        "workloads": {"tcp-1k-64c": {"peers": {
+            name: {"status": "ok", "ratio": found, "ratio_low": found and found - 0.1, "ratio_high": found and found + 0.2,
+                   "rounds_valid": valid}
+            for name, (found, valid) in cells.items()}}},
+    }  # fmt: skip
+
+
+def test_lines_of_a_plot_are_what_is_valid():
+    report = drawn_report(ours=(1.25, 3), uvloop=(1.0, 3), asyncio=(0.25, 0), other=(None, 3))
+    assert plot.lines_of(report) == [("tcp-1k-64c", {"ours": (1.25, 1.15, 1.45)})]
+
+
+def test_plot_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(drawn_report(ours=(1.25, 3), uvloop=(1.0, 3))))
+    # In a process of its own: matplotlib keeps its fonts open.
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--show", path, "--plot", tmp_path / "plot"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.stdout.split() == [f"{tmp_path}/plot.svg", f"{tmp_path}/plot.png"], done.stderr
+    svg = (tmp_path / "plot.svg").read_text()
+    assert "tcp-1k-64c" in svg and "1.25" in svg and "a processor, Linux 6.1, Python 3.13.0; ours 1.0, uvloop 1.0" in svg
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_of_nothing_is_refused(tmp_path):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match="no workload with a valid round"):
+        plot.draw(drawn_report(uvloop=(1.0, 3)), tmp_path / "none")
+
+
+def test_plot_wants_a_report(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--plot", "somewhere"])
+    assert "--show FILE --plot STEM" in capsys.readouterr().err
 
 
 # --- what is shown ---
