@@ -33,12 +33,14 @@ OUTCOMES = ["passed", "failed", "skipped"]
 class Program:
     """A module of programs/, as it describes itself."""
 
+    SAID = {"PACKAGES", "SERVERS", "QUICK", "TIMEOUT"}
+
     def __init__(self, path):
         tree = ast.parse(path.read_text())
         said = {
-            node.targets[0].id: ast.literal_eval(node.value)
+            name: ast.literal_eval(node.value)
             for node in tree.body
-            if isinstance(node, ast.Assign) and node.targets[0].id in {"PACKAGES", "SERVERS", "QUICK", "TIMEOUT"}
+            if isinstance(node, ast.Assign) and (name := ast.unparse(node.targets[0])) in self.SAID
         }
         self.name = path.stem
         self.title = ast.get_docstring(tree).partition("\n")[0].removesuffix(".")

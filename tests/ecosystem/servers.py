@@ -27,7 +27,7 @@ PACKAGES = {
     "dbus": ("dbus", "dbus-daemon"),
 }
 
-NGINX = """
+NGINX = r"""
 daemon off;
 worker_processes 1;
 pid {directory}/pid;

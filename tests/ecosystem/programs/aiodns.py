@@ -12,7 +12,7 @@ import pycares
 
 from ecosystem import kit
 
-PACKAGES = ["aiodns>=3.2", "pycares>=4.4"]
+PACKAGES = ["aiodns>=4", "pycares>=5"]
 
 
 def answer(query):
@@ -90,7 +90,7 @@ async def by_add_reader(port):
 
     async def one(number):
         done = loop.create_future()
-        channel.query(f"{number}.{('udp', 'tcp')[number % 5 == 0]}.test", "A",
+        channel.query(f"{number}.{('udp', 'tcp')[number % 5 == 0]}.test", pycares.QUERY_TYPE_A,
                       callback=lambda found, error: done.done() or done.set_result((found, error)))
         found, error = await done
         assert error is None and [record.data.addr for record in found.answer] == [f"10.0.{number // 256}.{number % 256}"], error

@@ -1,6 +1,6 @@
 """Dask's distributed: a scheduler and two workers in processes of their own.
 
-Two gigabytes go from one worker to the other and back, a hundred megabytes at a time.  One worker is killed in the middle,
+Two gigabytes go from one worker to the other and back, 64 MiB at a time.  One worker is killed in the middle,
 and another one comes: what was lost is computed again.
 """
 
@@ -16,7 +16,7 @@ from distributed import Client, Scheduler, Worker
 from ecosystem import kit
 
 PACKAGES = ["distributed>=2024.8"]
-TIMEOUT = 180
+TIMEOUT = 90
 
 SIZE = 16 << 20
 ROUNDS = 128
@@ -46,27 +46,26 @@ async def worker(port, name):
 
 
 def start(what, *arguments):
-    """One of the above in a process of its own."""
-    return kit.child("-m", "ecosystem.programs.distributed", what, *arguments, ok=(0, -signal.SIGTERM, -signal.SIGKILL))
+    """One of the above in a process of its own.  The survivors of a kill log what they have lost with its traceback."""
+    return kit.child("-m", "ecosystem.programs.distributed", what, *arguments, ok=(0, -signal.SIGTERM, -signal.SIGKILL), tracebacks=True)
 
 
-async def use(port, workers, kill):
+async def use(port, kill):
     wanted = [zlib.crc32(make(number)) for number in range(8)]
     async with Client(f"tcp://127.0.0.1:{port}", asynchronous=True) as client:
         await client.wait_for_workers(2, timeout=30)
         assert set((await client.run(loop_of)).values()) == {kit.LOOP_KIND}
-        killed = False
         for start in range(0, ROUNDS, 4):
-            # Made by one, checked by the other: each crosses the wire.
+            # Made by one, checked by the other: each crosses the wire.  From the kill on, whoever is there takes it.
+            loose = start >= ROUNDS // 2
             here, there = ("one", "other") if start % 8 else ("other", "one")
             made = client.map(make, [number % 8 for number in range(start, start + 4)], pure=False, workers=[here],
-                              allow_other_workers=killed, key=[f"make-{number}" for number in range(start, start + 4)])
-            checked = client.map(check, made, pure=False, workers=[there], allow_other_workers=killed,
+                              allow_other_workers=loose, key=[f"make-{number}" for number in range(start, start + 4)])
+            checked = client.map(check, made, pure=False, workers=[there], allow_other_workers=loose,
                                  key=[f"check-{number}" for number in range(start, start + 4)])
             if start == ROUNDS // 2:
                 await asyncio.wait([asyncio.ensure_future(future._state.wait()) for future in made[:1]], timeout=20)
                 kill()
-                killed = True
             found = await client.gather(checked)
             assert found == [(wanted[number % 8], SIZE, kit.LOOP) for number in range(start, start + 4)], found
             del made, checked
@@ -83,7 +82,7 @@ def main():
             workers[1].kill()
             stack.enter_context(start("worker", port, "other"))
 
-        asyncio.run(use(port, workers, kill), loop_factory=kit.new_event_loop)
+        asyncio.run(use(port, kill), loop_factory=kit.new_event_loop)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ async def main():
     assert await run(client, "task = asyncio.create_task(asyncio.sleep(0.1, 'slept'))") == ""
     assert await run(client, "print(await task)") == "slept\n"
 
-    waiting = asyncio.create_task(run(client, "await asyncio.sleep(3600)", ok=False))
+    waiting = asyncio.create_task(run(client, "import time; time.sleep(3600)", ok=False))
     await asyncio.sleep(0.5)
     await manager.interrupt_kernel()
     await waiting

@@ -6,6 +6,7 @@ a server on the loop, and passes uploads and hundreds of requests on.
 
 import asyncio
 import hashlib
+import io
 import os
 from pathlib import Path
 
@@ -47,7 +48,7 @@ async def main():
 
         async def post(number):
             body = FILE[:20_000 * number]
-            async with session.post(f"{URL}/proxy/{port}/digest", data=body) as response:
+            async with session.post(f"{URL}/proxy/{port}/digest", data=io.BytesIO(body)) as response:
                 assert await response.text() == hashlib.sha256(body).hexdigest()
 
         async def given_up(number):

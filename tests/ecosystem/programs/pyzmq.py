@@ -92,6 +92,17 @@ async def cancelled(context):
             assert await one.recv() == b"%d" % number
 
 
+async def bind(socket, port):
+    """zmq's own thread lets go of a port some time after its socket was closed."""
+    while True:
+        try:
+            return socket.bind(f"tcp://127.0.0.1:{port}")
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE:
+                raise
+            await asyncio.sleep(0.01)
+
+
 async def reconnected(context):
     """A request that nobody answers may be lost with the connection: it is sent again, until somebody does."""
     port = kit.free_port()
@@ -99,7 +110,7 @@ async def reconnected(context):
         client.connect(f"tcp://127.0.0.1:{port}")
         for number in range(3):
             with context.socket(zmq.DEALER) as server:
-                server.bind(f"tcp://127.0.0.1:{port}")
+                await bind(server, port)
                 while not await server.poll(100):
                     await client.send(b"%d" % number)
                 await server.send(await server.recv())

@@ -4,6 +4,7 @@ Trio's servers answer asyncio's clients and the other way round, in one thread; 
 """
 
 import asyncio
+from functools import partial
 
 import trio
 
@@ -20,7 +21,7 @@ async def trio_side(listening, stop):
             await stream.send_all(data)
 
     async with trio.open_nursery() as nursery:
-        [listener] = await nursery.start(trio.serve_tcp, serve, 0)
+        [listener] = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         listening.set_result(listener.socket.getsockname()[1])
         # A client of the loop's server.
         port = await trio_wait(stop["server"])
@@ -39,9 +40,9 @@ async def trio_side(listening, stop):
 
 async def trio_wait(future):
     """Wait in Trio for a future of the loop's, which is of the same thread."""
-    task = trio.lowlevel.current_task()
-    future.add_done_callback(lambda future: trio.lowlevel.reschedule(task))
+    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
     if not future.done():
+        future.add_done_callback(lambda future: token.run_sync_soon(trio.lowlevel.reschedule, task))
         await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
     return future.result()
 
@@ -58,9 +59,16 @@ async def main():
     loop = asyncio.get_running_loop()
     listening, ended = loop.create_future(), loop.create_future()
     stop = {"server": loop.create_future(), "done": loop.create_future()}
+    host = asyncio.current_task()
+
+    def done(outcome):
+        ended.set_result(outcome)
+        if not stop["done"].done():
+            host.cancel(repr(outcome))
+
     trio.lowlevel.start_guest_run(trio_side, listening, stop, run_sync_soon_threadsafe=loop.call_soon_threadsafe,
                                   run_sync_soon_not_threadsafe=loop.call_soon, host_uses_signal_set_wakeup_fd=True,
-                                  done_callback=ended.set_result)
+                                  done_callback=done)
     port = await listening
 
     async def serve(reader, writer):

@@ -96,6 +96,8 @@ def main():
     from twisted.internet import task
 
     async def everything(reactor):
+        # Called before the reactor runs.
+        await task.deferLater(reactor, 0)
         kit.check_loop()
         assert asyncio.get_running_loop() is loop
         for part in (echo, http, the_rest):
