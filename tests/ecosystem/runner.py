@@ -103,6 +103,8 @@ def run(program, loop, servers):
         for name in ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTHONASYNCIODEBUG"):
             environment.pop(name, None)
         with tempfile.TemporaryDirectory(prefix="ecosystem-") as directory:
+            # What a program keeps at home is nobody else's.
+            environment["HOME"] = directory
             outcome, reason = _run(program, directory, environment)
     return Result(program.name, program.title, loop, platform.python_version(), program.versions(), outcome, reason,
                   round(time.monotonic() - started, 1))
