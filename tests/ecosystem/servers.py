@@ -23,7 +23,6 @@ PACKAGES = {
     "postgresql": ("postgresql", "initdb"),
     "redis": ("redis-server", "redis-server"),
     "nginx": ("nginx-light", "nginx"),
-    "mariadb": ("mariadb-server", "mariadbd"),
     "dbus": ("dbus", "dbus-daemon"),
 }
 
@@ -154,15 +153,6 @@ class Servers:
         self._start(directory, ["nginx", "-p", directory, "-e", f"{directory}/error.log", "-c", f"{directory}/nginx.conf"], port)
         # The program puts its files there.
         return f"{directory} http://127.0.0.1:{port}"
-
-    def _mariadb(self, directory):
-        data, port = os.path.join(directory, "data"), _free_port()
-        subprocess.run([find("mariadb-install-db"), "--no-defaults", f"--datadir={data}", "--skip-test-db",
-                        "--auth-root-authentication-method=normal"], check=True, cwd=directory, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL, **self._user)
-        self._start(directory, ["mariadbd", "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
-                                f"--socket={directory}/socket", f"--pid-file={directory}/pid"], port)
-        return f"mysql://root@127.0.0.1:{port}/mysql"
 
     def _dbus(self, directory):
         Path(directory, "bus.conf").write_text(DBUS.format(directory=directory))
