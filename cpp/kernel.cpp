@@ -1,7 +1,7 @@
 #include "kernel.hpp"
 
 #include <errno.h>
-#include <linux/io_uring.h>
+#include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
