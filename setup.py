@@ -13,10 +13,13 @@ Environment:
 
     URINGLOOP_WERROR=1                     -Wall -Wextra -Werror for cpp/
     URINGLOOP_SANITIZE=address,undefined   everything with these sanitizers
+    URINGLOOP_STATIC_LIBURING=1            liburing.a as a part of the module, as wheels have it
     CXX, CFLAGS, CXXFLAGS, LDFLAGS         as every build takes them
 
 The modules have no debug information, which would make them seven times as large. A `-g` in CFLAGS or
 CXXFLAGS keeps it (`CFLAGS=-g pip install .`), and so do sanitizers and `build_ext --debug`.
+
+A free-threaded Python is refused: see FREE_THREADED.
 """
 
 import os
@@ -35,6 +38,16 @@ ROOT = Path(__file__).resolve().parent
 LINKS_CORE = "uringloop._overlapped"
 LIBURING_MINIMUM = "2.3"  # Debian 12's
 
+# Why no module declares that it does without the GIL (Py_mod_gil). Built all the same, the first import would switch
+# the GIL on for the whole process, which is not what anybody takes a free-threaded Python for.
+FREE_THREADED = (
+    "uringloop can't be built for a free-threaded Python yet (this one has Py_GIL_DISABLED). Its modules rely on the GIL "
+    "where threads meet: what they found out about asyncio's classes and names, and whether anybody has patched them, is "
+    "kept in variables that all loops share; call_soon_threadsafe(), stats() and close() in one thread touch the ready "
+    "queue, the ring and the table of operations that another thread works on; and what is dropped may end in any thread. "
+    "Use the usual build of Python, without the `t` in its name."
+)
+
 DIRECTIVES = {
     "language_level": "3",
     # Signatures come from binding=True, as inspect.signature wants them: a second copy in the
@@ -46,8 +59,15 @@ DIRECTIVES = {
 }
 
 
-class MissingRequirement(SystemExit):
-    """A build requirement is not there; printed as its one paragraph, without a traceback."""
+class Refusal(SystemExit):
+    """Why nothing can be built; printed as its one paragraph, without a traceback."""
+
+    def __init__(self, text):
+        super().__init__("\n" + textwrap.fill(text, 96, break_long_words=False, break_on_hyphens=False) + "\n")
+
+
+class MissingRequirement(Refusal):
+    """A build requirement is not there."""
 
     def __init__(self, what, package):
         text = (
@@ -55,7 +75,7 @@ class MissingRequirement(SystemExit):
             "everything that the build needs is brought by "
             "`apt install g++ liburing-dev pkg-config`, and Python's own headers."
         )
-        super().__init__("\n" + textwrap.fill(text, 96, break_long_words=False, break_on_hyphens=False) + "\n")
+        super().__init__(text)
 
 
 def cxx_command():
@@ -80,10 +100,25 @@ def liburing(what):
     return shlex.split(pkg_config(what, "liburing").stdout)
 
 
+def is_asked_for(name):
+    """Whether an environment variable that is 1 or 0 is set."""
+    return os.environ.get(name, "") not in ("", "0")
+
+
+def static_liburing():
+    """Return the path of liburing.a, of the liburing that pkg-config finds."""
+    archive = Path(pkg_config("--variable=libdir", "liburing").stdout.strip()) / "liburing.a"
+    if not archive.exists():
+        raise MissingRequirement(f"URINGLOOP_STATIC_LIBURING is set and there is no {archive}", "liburing-dev")
+    return str(archive)
+
+
 def check_requirements():
-    """Raise MissingRequirement for the first thing that the compiler would stumble over."""
+    """Raise Refusal for a Python that is not supported, or the first thing that the compiler would stumble over."""
     if not sys.platform.startswith("linux"):
-        raise SystemExit("\nuringloop can't be built: io_uring exists on Linux only.\n")
+        raise Refusal("uringloop can't be built: io_uring exists on Linux only.")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise Refusal(FREE_THREADED)
     compiler = cxx_command()
     if shutil.which(compiler[0]) is None:
         raise MissingRequirement(f"there is no C++ compiler (looked for `{compiler[0]}`)", "g++")
@@ -131,11 +166,15 @@ class BuildExt(build_ext):
             self.build_lib = str(self.work / "lib")
 
         sanitize = os.environ.get("URINGLOOP_SANITIZE", "")
-        werror = os.environ.get("URINGLOOP_WERROR", "") not in ("", "0")
+        werror = is_asked_for("URINGLOOP_WERROR")
         # (-fno-plt: a call of the interpreter is one jump, not two.)
         self.both = ["-std=c++17", "-O2", "-fno-plt", "-fvisibility=hidden"]
         self.core = ["-Wall", "-Wextra", "-Werror"] if werror else []
         self.link = []
+        self.liburing = liburing("--libs")
+        if is_asked_for("URINGLOOP_STATIC_LIBURING"):
+            # Its functions stay the module's own: another liburing in the process must not take their place.
+            self.liburing = [static_liburing(), "-Wl,--exclude-libs,liburing.a"]
         if sanitize:
             self.both += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
             self.both += ["-g", "-UNDEBUG"]  # asserts as well
@@ -149,7 +188,8 @@ class BuildExt(build_ext):
         # the core's objects and the modules' lie in different directories.
         environment = [os.environ.get(name, "") for name in ("CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS")]
         versions = [sys.version, Cython.__version__, pkg_config("--modversion", "liburing").stdout.strip()]
-        self.flags = "\n".join([*versions, str(DIRECTIVES), *cxx_command(), *self.both, *self.core, *self.link, *environment])
+        self.flags = "\n".join([
+            *versions, str(DIRECTIVES), *cxx_command(), *self.both, *self.core, *self.link, *self.liburing, *environment])
         self.core_note = self.work / "flags"
         self.temp_note = Path(self.build_temp) / "flags"
         self.core_is_stale = bool(self.force) or not self.is_noted(self.core_note)
@@ -193,8 +233,9 @@ class BuildExt(build_ext):
         for extension in self.extensions:
             if extension.name == LINKS_CORE:
                 extension.extra_objects += objects
-                extension.extra_link_args += liburing("--libs")
-                extension.depends += objects
+                extension.extra_link_args += self.liburing
+                # (A liburing.a is newer than the module when it was built anew.)
+                extension.depends += objects + [word for word in self.liburing if word.endswith(".a") and word[0] == "/"]
         super().build_extensions()
         for note in (self.core_note, self.temp_note):
             note.parent.mkdir(parents=True, exist_ok=True)

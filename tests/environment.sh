@@ -191,7 +191,7 @@ describe_build() {
     "$venv_python" -c 'import sys; print(sys.version)'
     "${CXX:-g++}" --version 2>&1 | head -n 1 || true
     pkg-config --modversion liburing || true
-    env | grep -E '^(CC|CXX|CFLAGS|CPPFLAGS|CXXFLAGS|LDFLAGS|URINGLOOP_WERROR|URINGLOOP_SANITIZE)=' | sort || true
+    env | grep -E '^(CC|CXX|CFLAGS|CPPFLAGS|CXXFLAGS|LDFLAGS|URINGLOOP_WERROR|URINGLOOP_SANITIZE|URINGLOOP_STATIC_LIBURING)=' | sort || true
     sha256sum setup.py pyproject.toml uringloop/__init__.py uringloop/*.pyx uringloop/*.pxd cpp/*.cpp cpp/*.hpp
     stat -c '%n %s %Y' uringloop/*"$suffix" 2>/dev/null || true
 }

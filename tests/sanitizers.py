@@ -25,7 +25,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
-SOURCES = ("cpp", "uringloop", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+SOURCES = ("cpp", "uringloop", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "LICENSE.liburing")
 NOT_SOURCES = ("*.so", "__pycache__", "_overlapped.cpp", "_sockaddr.cpp", "uring_events.cpp")
 
 # libstdc++ as well: ASan looks for its __cxa_throw when it starts, and Python itself does not bring it.

@@ -8,7 +8,7 @@ step() { printf '\n=== [%4d s] %s\n' "$((SECONDS - started))" "$*"; }
 # copy_checkout DIRECTORY: a copy to build and test in, without what was built here.
 copy_checkout() {
     local name names=()
-    for name in cpp uringloop tests examples benchmarks docs .ci setup.py pyproject.toml MANIFEST.in __init__.py *.md LICENSE; do
+    for name in cpp uringloop tests examples benchmarks docs wheels .ci .github setup.py pyproject.toml MANIFEST.in __init__.py *.md LICENSE*; do
         [ ! -e "$name" ] || names+=("$name")
     done
     mkdir -p "$1"
