@@ -235,3 +235,8 @@ def test_workflows_name_files_that_are_there():
     for workflow in WORKFLOWS:
         named = re.findall(r"\b(?:tests|examples|wheels|docs)/\w+\.(?:sh|py|json)\b", workflow.read_text())
         assert named and [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_workflow_has_the_cibuildwheel_that_is_tested():
+    [required] = [text for text in PROJECT["project"]["optional-dependencies"]["lint"] if text.startswith("cibuildwheel")]
+    assert f" {required}\n" in (ROOT / ".github/workflows/wheels.yml").read_text()
