@@ -55,8 +55,9 @@ def main():
             for loop in arguments.loops:
                 results.append(result := runner.run(program, loop, running))
                 print(result, flush=True)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps([vars(result) for result in results], indent=1) + "\n")
+                # After each: a run that is cut off has told what it knows.
+                if arguments.json:
+                    Path(arguments.json).write_text(json.dumps([vars(result) for result in results], indent=1) + "\n")
     counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in runner.OUTCOMES}
     print("\necosystem: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     return 1 if counts["failed"] or arguments.required and counts["skipped"] else 0

@@ -85,6 +85,8 @@ async def main():
     assert await proxy.get_value() == 5
     for number in range(300):
         service.Told(number)
+        if number % 20 == 0:
+            await proxy.get_value()
     await done.wait()
     assert heard == list(range(300))
 
