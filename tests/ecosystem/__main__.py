@@ -13,6 +13,7 @@ package or server is missing is reported as skipped.  The exit status is 0 when 
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def main():
         return 0
     if arguments.install:
         install.install(programs)
+    # So that a run that is ended from outside ends its servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     results = []
     with servers.Servers() as running:
         for program in programs:
