@@ -580,6 +580,41 @@ async def test_buffer_that_is_no_memoryview(loop, pair, tls, is_native):
     await over(peer)
 
 
+@pytest.mark.parametrize("end", ["close_notify", "shutdown"])
+@pytest.mark.parametrize("write", ["write", "writelines", "write in data_received"])
+async def test_long_write_and_the_peer_ends(loop, pair, tls, write, end):
+    """What is written while the transport below has room is its own from then on: it is all sent behind an end."""
+    data = some_bytes(8_000_000)
+
+    class Answering(Recorder):
+        def data_received(self, block):
+            super().data_received(block)
+            self.transport.write(data)
+
+    peer = await Peer.connect(loop, pair, tls, Answering if write == "write in data_received" else Recorder)
+    if write == "write":
+        peer.transport.write(data)
+    elif write == "writelines":
+        peer.transport.writelines([data[:3_000_000], b"", memoryview(data)[3_000_000:]])
+    else:
+        await peer.write(b"?")
+        await peer.protocol.received(1)
+    assert peer.transport.get_write_buffer_size() == 0
+    assert "pause_writing" not in peer.protocol.calls
+    if end == "close_notify":
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        await peer.flush()
+    else:
+        peer.sock.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof_received" in peer.protocol.calls)
+    await turns(10)
+    # (SSLObject.read() refuses once it has sent its own close_notify: this end reads what comes by its records.)
+    raw = await read_all(loop, peer.sock)
+    assert sum(records(raw)) > len(data)
+    assert await peer.protocol.lost is None
+
+
 async def test_zero_is_a_limit(loop, pair, tls):
     """pause_writing() comes whether or not anything waits, as on the stdlib's."""
     peer = await Peer.connect(loop, pair, tls)
@@ -589,6 +624,37 @@ async def test_zero_is_a_limit(loop, pair, tls):
     assert await peer.read(6) == b"onetwo"
     assert peer.protocol.calls == ["connection_made", "pause_writing", "resume_writing", "pause_writing"]
     peer.transport.set_write_buffer_limits()
+    await over(peer)
+
+
+async def test_limits_set_in_connection_made(loop, pair, tls):
+    """What the handshake has left to send counts."""
+
+    class Limited(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.set_write_buffer_limits(high=10)
+
+    peer = await Peer.connect(loop, pair, tls, Limited)
+    assert peer.protocol.calls == ["connection_made", "pause_writing", "resume_writing"]
+    await over(peer)
+
+
+@pytest.mark.parametrize("kind", ["data_received", "buffer of 1000"])
+async def test_program_reads_a_part_itself(loop, pair, tls, kind):
+    """By the ssl_object, during a pause: the rest of the record is the protocol's."""
+    peer = await Peer.connect(loop, pair, tls, KINDS[kind])
+    peer.transport.pause_reading()
+    await peer.write(b"first", b"second")
+    mine = peer.transport.get_extra_info("ssl_object")
+    taken = b""
+    while len(taken) < 8:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            taken += mine.read(8 - len(taken))
+        await asyncio.sleep(0)
+    peer.transport.resume_reading()
+    await until(lambda: len(peer.protocol.data) >= 3)
+    assert (taken, bytes(peer.protocol.data)) == (b"firstsec", b"ond")
     await over(peer)
 
 

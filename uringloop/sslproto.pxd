@@ -78,6 +78,7 @@ cdef class SSLProtocol:
     cdef int _encrypt(self) except -1
     cdef object _take_first(self)
     cdef int _send(self) except -1
+    cdef int _hand_on(self) except -1
     cdef int _read(self) except -1
     cdef int _read_into_buffer(self) except -1
     cdef int _read_bytes(self) except -1

@@ -850,7 +850,8 @@ cdef class SSLProtocol:
         # (Of the one that is not whole OpenSSL may have taken a part, behind a record without data.)
         if pending > self._partial:
             return pending - self._partial
-        if self._inner:
+        # (Of a record that the program has begun to read itself, by the ssl_object, nobody has told this.)
+        if self._inner or self._ssl_object.pending():
             return _RECORD
         self._clean = True
         return 0
@@ -1097,6 +1098,9 @@ cdef class SSLProtocol:
         cdef Py_ssize_t done
         cdef Py_ssize_t size
         cdef Py_ssize_t unsent = 0
+        # Whether the transport below is full is asked once: what was written together is handed on together, also
+        # the parts behind the one that fills it. It is the transport that sends what it has before it closes.
+        cdef bint full = self._ssl_writing_paused
         backlog = self._write_backlog
         try:
             while backlog:
@@ -1115,8 +1119,8 @@ cdef class SSLProtocol:
                         count = self._ssl_object.write(view if size <= _PART else view[done:done + _PART])
                         done += count
                         unsent += count
-                        if unsent >= _PART:
-                            self._send()
+                        if unsent >= _PART and not full:
+                            self._hand_on()
                             unsent = 0
                 finally:
                     if 0 < done < size:
@@ -1128,7 +1132,9 @@ cdef class SSLProtocol:
                 self._write_buffer_size -= len(data)
         except _Again:
             pass
-        self._process_outgoing()
+        if not full:
+            self._hand_on()
+        self._control_writing()
         return 0
 
     cdef object _take_first(self):
@@ -1156,15 +1162,19 @@ cdef class SSLProtocol:
 
     cdef int _send(self) except -1:
         if not self._ssl_writing_paused:
-            self._output_due = False
-            data = self._outgoing.read()
-            if data:
-                self._transport.write(data)
+            self._hand_on()
+        return 0
+
+    cdef int _hand_on(self) except -1:
+        self._output_due = False
+        data = self._outgoing.read()
+        if data:
+            self._transport.write(data)
         return 0
 
     cdef int _control_writing(self) except -1:
         if not self._app_writing_paused and not self._ssl_writing_paused and not self._idle_is_full and (
-                not self._write_backlog):
+                not self._write_backlog and not self._output_due):
             # What was written has been sent.
             return 0
         size = self._get_write_buffer_size()
