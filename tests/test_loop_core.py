@@ -360,6 +360,26 @@ def test_time_is_the_systems(ours):
     assert before <= ours.time() <= time.monotonic()
 
 
+def test_create_task_takes_what_the_stdlibs_takes(loop_factory):
+    """From 3.14 on that is any keyword, such as `eager_start`, and a factory gets them all."""
+    loop = loop_factory()
+    stdlib = inspect.signature(base_events.BaseEventLoop.create_task)
+    assert [*inspect.signature(loop.create_task).parameters.values()] == [*stdlib.parameters.values()][1:]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in stdlib.parameters.values())
+    if takes_all:
+        seen = []
+        loop.set_task_factory(lambda loop, coro, **keywords: seen.append(keywords) or asyncio.Task(coro, loop=loop))
+        loop.run_until_complete(loop.create_task(turns(1), eager_start=False))
+        assert seen == [{"eager_start": False}]
+        loop.set_task_factory(None)
+        loop.run_until_complete(loop.create_task(turns(1), eager_start=False, name="named"))
+    coro = turns(1)
+    with pytest.raises(TypeError):
+        loop.create_task(coro, unknown=1)
+    coro.close()
+    loop.close()
+
+
 @pytest.mark.parametrize("name, args", [
     ("call_soon", (nothing, 1)), ("call_soon_threadsafe", (nothing, 1)),
     ("call_later", (1000, nothing, 1)), ("call_at", (1e9, nothing, 1)),

@@ -24,6 +24,7 @@ Differences from the stdlib, numbered; a line `# differs[Ln]` stands where each 
 #     ready before it sleeps.
 # L5: Where select() would find nothing, because nothing was started and nothing has completed, it is
 #     not called. Its result, which a proactor's loop throws away, is not made.
+import inspect
 import time
 from asyncio import base_events, events, format_helpers, futures, proactor_events, tasks
 from collections import deque
@@ -659,8 +660,8 @@ cdef class BaseEventLoop:
         return _StdlibLoop.create_future(self)
 
     # stdlib: BaseEventLoop.create_task
-    def create_task(self, coro, *, name=None, context=None):
-        return _StdlibLoop.create_task(self, coro, name=name, context=context)
+    def create_task(self, coro, **kwargs):
+        return _StdlibLoop.create_task(self, coro, **kwargs)
 
     # stdlib: BaseEventLoop._check_closed
     def _check_closed(self):
@@ -1243,10 +1244,12 @@ _slow_call_soon_threadsafe = _put_in_front(
 _put_in_front(
     BaseEventLoop, "create_future", <void*> _create_future, METH_NOARGS,
     "create_future($self)\n--\n\nReturn a future of this loop.\n\nSource: asyncio.loop.create_future.")
+# Its keywords are those of this stdlib: from 3.14 on whatever a task or its factory takes.
+cdef bytes _create_task_doc = (
+    f"create_task{str(inspect.signature(_StdlibLoop.create_task)).replace('(self', '($self', 1)}\n--\n\n"
+    "Return a task that runs a coroutine on this loop.\n\nSource: asyncio.loop.create_task.").encode()
 _put_in_front(
-    BaseEventLoop, "create_task", <void*> _create_task, METH_FASTCALL | METH_KEYWORDS,
-    "create_task($self, coro, *, name=None, context=None)\n--\n\n"
-    "Return a task that runs a coroutine on this loop.\n\nSource: asyncio.loop.create_task.")
+    BaseEventLoop, "create_task", <void*> _create_task, METH_FASTCALL | METH_KEYWORDS, _create_task_doc)
 _slow_call_at = _put_in_front(
     BaseEventLoop, "call_at", <void*> _call_at, METH_FASTCALL | METH_KEYWORDS,
     "call_at($self, when, callback, *args, context=None)\n--\n\n"

@@ -131,6 +131,14 @@ LATER_PARAMETERS = {
     "BaseSelectorEventLoop._add_writer": {"context": _LATER},
 }
 
+# Parameters that the stdlib has on some Pythons, where ours takes what any of them does and hands it on.
+EARLIER_PARAMETERS = {
+    "BaseEventLoop.create_task": (
+        "self, coro, *, name=None, context=None",               # until early releases of 3.13
+        "self, coro, *, name=None, context=None, **kwargs",     # late releases of 3.13
+    ),
+}
+
 # Ours has them always, or under a condition; an installed asyncio may have them or not.
 SOME_PYTHONS = {
     "ProactorEventLoop.run_forever": "until 3.12",
