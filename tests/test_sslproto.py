@@ -744,7 +744,8 @@ async def test_classes_and_attributes(loop, pair, tls):
 METHODS = [("get_extra_info", "x"), ("set_protocol", None), ("get_protocol",), ("is_reading",), ("pause_reading",),
            ("resume_reading",), ("set_write_buffer_limits",), ("get_write_buffer_limits",),
            ("get_write_buffer_size",), ("set_read_buffer_limits",), ("get_read_buffer_limits",),
-           ("get_read_buffer_size",), ("write", b"x"), ("writelines", [b"x"])]
+           ("get_read_buffer_size",), ("write", b"x"), ("writelines", [b"x"]),
+           ("_test__append_write_backlog", b"x")]
 
 
 async def test_after_a_second_close(loop, pair, tls):

@@ -282,8 +282,9 @@ cdef class _SSLProtocolTransport:
     # stdlib: _SSLProtocolTransport._test__append_write_backlog
     def _test__append_write_backlog(self, data):
         # CPython's test_ssl calls it.
-        self._ssl_protocol._write_backlog.append(data)
-        self._ssl_protocol._write_buffer_size += len(data)
+        ssl_protocol = self._reach('_write_backlog')
+        ssl_protocol._write_backlog.append(data)
+        ssl_protocol._write_buffer_size += len(data)
 
     # -- ours: no counterpart in the stdlib's class --
 
