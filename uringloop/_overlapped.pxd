@@ -167,6 +167,7 @@ cdef class Ring:
     cdef Proactor* _proactor
     cdef object _kernel          # the capsule of the calls that the proactor makes, or None
     cdef list _slots             # slot -> its Owner, or None
+    cdef unsigned _told          # how many completions their owners have dealt with themselves
     cdef void* _scratch          # what receives go through, to be copied at their true size
     cdef Py_ssize_t _scratch_size
     cdef unsigned _sq_entries, _cq_entries

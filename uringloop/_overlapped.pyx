@@ -704,6 +704,8 @@ cdef class Ring:
                 self._proactor.release(completion.key)
             elif owner.complete(&completion):
                 return owner
+            else:
+                self._told += 1
         return None
 
     cdef int enlist(self, Owner owner, int64_t key) except -1:

@@ -779,11 +779,14 @@ cdef class IouringProactor(Selector):
     # stdlib: IocpProactor.select
     def select(self, timeout=None):
         # differs[D25]
+        cdef unsigned told = self._made_ring()._told
         if not self._results:
             self._poll(timeout)
         tmp = self._results
         self._results = []
         try:
+            # For who counts: what has told its owner without a future is an event as well.
+            tmp.extend([None] * (self._ring._told - told))
             return tmp
         finally:
             # An exception's traceback would keep the futures alive.
