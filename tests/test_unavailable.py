@@ -139,6 +139,11 @@ def test_explain_new_kernel_without_io_uring(make_proc, number, words, release):
     assert "5.19" in str(error) and release in str(error)
 
 
+@pytest.mark.parametrize("release", ["", ".", "6", "6.x", "5.\N{SUPERSCRIPT TWO}", "\N{SUPERSCRIPT TWO}.1", "1." + 5000 * "1"])
+def test_explain_a_release_that_is_none(make_proc, release):
+    assert "too old" not in str(explain(errno.EINVAL, proc=make_proc(), release=release))
+
+
 def test_explain_kernel_reads_the_running_one(make_proc):
     assert os.uname().release in str(explain(errno.EINVAL, proc=make_proc()))
 

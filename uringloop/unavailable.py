@@ -290,12 +290,13 @@ def _version(release):
     major, _, rest = release.partition(".")
     digits = ""
     for character in rest:
-        if not character.isdigit():
+        if not "0" <= character <= "9":
             break
         digits += character
-    if major.isdigit() and digits:
+    try:
         return int(major), int(digits)
-    return None
+    except ValueError:
+        return None
 
 
 def _name(errno_):
