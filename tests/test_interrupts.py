@@ -18,6 +18,7 @@ from asyncio import base_events, events, proactor_events, selector_events
 
 import pytest
 
+import uringloop
 from random_steps.lines import Interrupted, Lines
 from support import Buffered, Recorder, some_bytes, turns
 from uringloop import stdlib_transports
@@ -620,3 +621,23 @@ def test_lines_of_a_pipe_s_transport_that_count(loop, errors):
         if not hits:
             break
     assert nth > 5
+
+
+def test_close_again_after_an_interrupt():
+    """The first close() has closed the self-pipe, and then waited for the kernel."""
+
+    class InterruptedProactor(uringloop.IouringProactor):
+        interrupts = 1
+
+        def close(self):
+            if self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            super().close()
+
+    loop = uringloop.IouringProactorEventLoop(InterruptedProactor())
+    with pytest.raises(KeyboardInterrupt):
+        loop.close()
+    assert not loop.is_closed()
+    loop.close()
+    assert loop.is_closed()

@@ -404,3 +404,29 @@ def test_unavailable_imports_nothing_late():
     # With EMFILE no module can be opened any more.
     source = pathlib.Path(sys.modules["uringloop.unavailable"].__file__).read_text()
     assert not [line for line in source.splitlines() if line.startswith(" ") and line.lstrip().startswith("import ")]
+
+
+LATER_FILTER = """
+import asyncio, os, uringloop
+descriptors = os.listdir("/proc/self/fd")
+loop = uringloop.new_event_loop()
+loop.run_until_complete(asyncio.sleep(0))
+{install}
+sleeping = asyncio.sleep(0.01)
+try:
+    loop.run_until_complete(sleeping)
+except OSError as exc:
+    print(exc.errno)
+loop.close()
+loop.close()
+print(loop.is_closed(), os.listdir("/proc/self/fd") == descriptors)
+"""
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.ENOMEM, errno.EIO], ids=errno.errorcode.get)
+def test_loop_is_closed_under_a_filter_that_came_later(number):
+    """Whatever the kernel says to an enter, nothing of the loop is left."""
+    program = LATER_FILTER.format(install=INSTALL_FILTER.format(first=426, last=426, errno=number))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [str(number), "True", "True"]

@@ -106,7 +106,9 @@ class _UnixEventLoopMixin:
             ends = self._ssock, self._csock
             wakeup_fds.leave(self._signal_file, *ends)
             self._ssock, self._csock = (open(os.dup(end.fileno()), end.mode, 0) for end in ends)
-        super()._close_self_pipe()
+        # (There is none when an interrupt has left a first close() behind halfway.)
+        if self._ssock is not None:
+            super()._close_self_pipe()
 
     # stdlib: BaseProactorEventLoop._make_self_pipe
     def _make_self_pipe(self):

@@ -37,8 +37,8 @@ Differences from the stdlib, numbered; a line `# differs[Dn]` stands where each 
 #     with fileno(). Its timeout is a timer of the loop. That a wait has ended is told by its own
 #     final completion, so no event is made for it.
 # D11: Objects need no registration with the port.
-# D12: Closing cannot wait for ever: what the kernel does not give back within five seconds is
-#     left to it, together with its buffer.
+# D12: Closing cannot wait for ever: what the kernel does not give back within five seconds, or when it
+#     lets nobody in any more (a seccomp filter that came later), is left to it, together with its buffer.
 # D13: A connection that is closed with an operation in flight stays open in the kernel as long as
 #     that operation. So the cancel is submitted, and seen to end, first.
 # D14: The self-pipe is read for signals only. Threads wake the ring through an eventfd of its own,
@@ -1178,7 +1178,12 @@ cdef class IouringProactor(Selector):
                 next_msg = now + msg_update
 
             # handle a few events, or timeout
-            self._poll(min(msg_update, give_up - now))
+            try:
+                self._poll(min(msg_update, give_up - now))
+            except OSError as exc:
+                # differs[D12]
+                logger.debug('%r leaves operations to the kernel: %s', self, exc)
+                break
 
         self._ring.close()
         self._results = []
