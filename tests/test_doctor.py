@@ -215,6 +215,45 @@ def test_examine_notes_what_could_be_better(make_proc):
     assert "kernel.io_uring_disabled is 1: other users" in text
 
 
+def test_examine_promises_no_fallback_where_there_is_none():
+    """fallback=True is for rings that can't be had, not for loops that do not work."""
+    found = doctor.examine()
+    failed = found | {"works": False, "cause": "unknown", "explanation": "a loop could be made, and did not work"}
+    assert "fallback=True" not in doctor.text_of(failed)
+    assert "fallback=True" in doctor.text_of(failed | {"call": "io_uring_setup"})
+
+
+# -- where its output goes --
+
+COMMANDS = [["doctor"], ["doctor", "--json"], ["side-by-side", "recv"]]
+
+
+def run_command(arguments, redirection):
+    program = f'exec "$0" -W error -m uringloop {" ".join(arguments)} {redirection}'
+    return subprocess.run(["sh", "-c", program, sys.executable], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_command_with_a_closed_output(arguments):
+    """Its exit status is wanted, and nothing else."""
+    done = run_command(arguments, ">&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_command_with_an_output_that_is_full(arguments):
+    done = run_command(arguments, ">/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == (f"python -m uringloop {arguments[0]}: the output can't be written: "
+                           f"{OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))}\n")
+
+
+def test_progress_is_not_taken_for_the_result():
+    done = run_command(["bench", "--json", "--seconds", "0.01", "--rounds", "1"], "2>&-")
+    assert (done.returncode, done.stderr) == (0, "")
+    json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("cause", doctor._NAMES)
 def test_every_cause_has_words(cause):
     found = doctor.examine()

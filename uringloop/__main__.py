@@ -4,6 +4,7 @@ Each command has its own module; here are only the arguments, the exit status an
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -24,14 +25,21 @@ def main(argv=None):
     a file can't be written;
     2: wrong arguments, or a name that is unknown or not clear.
     """
-    arguments = _parser().parse_args(argv)
-    try:
-        status = arguments.run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `| head` has seen enough. The interpreter flushes once more at its end: into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
+    with contextlib.ExitStack() as stack:
+        # Closed ones are None (`>&-`): who wants the exit status alone gets it, and nothing lands in the other.
+        for name, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
+            if getattr(sys, name) is None:
+                stack.enter_context(redirect(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        arguments = _parser().parse_args(argv)
+        try:
+            status = arguments.run(arguments)
+            sys.stdout.flush()
+        except OSError as exc:
+            # `| head` has seen enough, or there is no space. The interpreter flushes once more at its end: into nothing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(exc, BrokenPipeError):
+                print(f"{arguments.parser.prog}: the output can't be written: {exc}", file=sys.stderr)
+            status = 1
     return status
 
 

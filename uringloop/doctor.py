@@ -157,6 +157,8 @@ def text_of(found):
     else:
         lines = [f"io_uring does not work here: {_NAMES[found['cause']]}.", ""]
         lines += textwrap.wrap(found["explanation"], _WIDTH, break_on_hyphens=False, break_long_words=False)
+    if found["call"] is not None:
+        # (A loop that could be made is what fallback=True gives, whether or not it works.)
         lines += ["", *textwrap.wrap(
             "Until then: uringloop.run(main(), fallback=True) and uringloop.new_event_loop(fallback=True) run on asyncio's "
             "own loop here, and say so by a RuntimeWarning.", _WIDTH, break_on_hyphens=False)]
