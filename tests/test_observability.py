@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -349,6 +350,25 @@ def test_dump_into_nothing(loop):
     uringloop.dump(loop, file=write_end)
     os.close(write_end)
     uringloop.dump(loop, file=write_end)
+
+
+@pytest.mark.parametrize("file, error", [
+    ("a name", AttributeError), (io.StringIO(), OSError), (object(), AttributeError)])
+def test_dump_on_signal_refuses_at_once_what_is_no_file(file, error):
+    before = signal.getsignal(signal.SIGUSR2)
+    with pytest.raises(error):
+        uringloop.dump_on_signal(signal.SIGUSR2, file)
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+def test_dump_on_signal_into_a_file_that_is_closed_meanwhile(tmp_path):
+    with open(tmp_path / "dump", "w") as file:
+        before = uringloop.dump_on_signal(signal.SIGUSR2, file)
+    try:
+        signal.raise_signal(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert (tmp_path / "dump").read_text() == ""
 
 
 def test_dump_forgets_loops_that_are_gone(loop_factory):

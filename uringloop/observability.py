@@ -115,13 +115,17 @@ def dump(loop=None, file=None):
     What can't be written (nobody reads, no space) is lost.
     """
     # As bytes, and at once: this may run in the midst of somebody's print().
+    fd = _descriptor_of(file)
     data = "".join(_lines_of(_loops() if loop is None else [loop])).encode("utf-8", "backslashreplace")
-    fd = 2 if file is None else file if isinstance(file, int) else file.fileno()
     try:
         while data:
             data = data[os.write(fd, data):]
     except OSError:
         pass
+
+
+def _descriptor_of(file):
+    return 2 if file is None else file if isinstance(file, int) else file.fileno()
 
 
 def _loops():
@@ -195,14 +199,23 @@ def dump_on_signal(signum=signal.SIGUSR1, file=None):
     It works wherever Python code, or a loop's sleep, can be interrupted; for what hangs inside of a library in C there is
     faulthandler.register(). The same is had without a change of the program by the environment variable
     URINGLOOP_DUMP_ON_SIGNAL, SIGUSR1 say, when uringloop is imported in the main thread.
-    Raises ValueError in another thread than the main one, and for a signal that can't be handled OSError.
+    A file that has been closed by then gets nothing.
+    Raises ValueError in another thread than the main one and for a closed file, and for a signal that can't be handled
+    OSError.
 
     Source: signal(7), signal.signal.
     """
 
     def tell(number, frame):
-        dump(file=file)
+        try:
+            fd = _descriptor_of(file)
+        except ValueError:
+            # It was closed meanwhile: no reason to interrupt the program.
+            return
+        dump(file=fd)
 
+    # What is no file is told now.
+    _descriptor_of(file)
     return signal.signal(signum, tell)
 
 
