@@ -418,3 +418,154 @@ def test_program_that_lets_sigpipe_kill_it(loop_factory):
     """
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30)
     assert done.returncode == -signal.SIGPIPE, done.stderr
+
+
+# -- what is no socket.socket --
+
+
+class Wrapper:
+    """A file's number and three methods are all that the selector loop asks for, outside of debug mode."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def fileno(self):
+        return self._sock.fileno()
+
+    def recv(self, size):
+        return self._sock.recv(size)
+
+    def recv_into(self, buf):
+        return self._sock.recv_into(buf)
+
+    def send(self, data):
+        return self._sock.send(data)
+
+
+class Narrow(socket.socket):
+    """Its methods know of no flags."""
+
+    def recv(self, size):
+        return super().recv(size)
+
+    def recv_into(self, buf):
+        return super().recv_into(buf)
+
+    def send(self, data):
+        return super().send(data)
+
+
+@pytest.mark.parametrize("kind", [Wrapper, Narrow])
+async def test_methods_without_flags_and_timeout(loop, pair, kind):
+    loop.set_debug(False)
+    a, b = pair
+    sock = Wrapper(a) if kind is Wrapper else Narrow(fileno=os.dup(a.fileno()))
+    if kind is Narrow:
+        sock.setblocking(False)
+    try:
+        b.send(b"at once")
+        assert await loop.sock_recv(sock, 10) == b"at once"
+        buffer = bytearray(10)
+        for call, result in ((loop.sock_recv(sock, 10), b"later"), (loop.sock_recv_into(sock, buffer), 5)):
+            receiving = loop.create_task(call)
+            await turns(3)
+            b.send(b"later")
+            assert await receiving == result
+        data = bytes(1_000_000)
+        sending = loop.create_task(loop.sock_sendall(sock, data))
+        received = 0
+        while received < len(data):
+            received += len(await loop.sock_recv(b, 1_000_000))
+        await sending
+    finally:
+        if kind is Narrow:
+            sock.close()
+
+
+async def test_nothing_is_received_of_a_closed_socket_into_nothing(loop, pair):
+    """As socket.recv_into(), which makes no system call for it."""
+    a, _ = pair
+    loop.set_debug(False)
+    a.close()
+    assert await loop.sock_recv_into(a, bytearray()) == 0
+
+
+# -- futures of somebody else's --
+
+
+@pytest.mark.parametrize("where", ["the loop", "the module"])
+async def test_what_a_task_waits_for_is_made_by_create_future(loop, pair, monkeypatch, where):
+    a, b = pair
+
+    class Mine(asyncio.Future):
+        pass
+
+    if where == "the loop":
+        loop.create_future = lambda: Mine(loop=loop)
+    else:
+        monkeypatch.setattr(asyncio.futures, "Future", Mine)
+    receiving = loop.create_task(loop.sock_recv(a, 10))
+    await turns(3)
+    assert type(receiving._fut_waiter) is Mine
+    b.send(b"data")
+    assert await receiving == b"data"
+
+
+# -- exceptions that are thrown in --
+
+
+@pytest.mark.filterwarnings("ignore:the .* signature of throw:DeprecationWarning")
+async def test_three_arguments_of_throw(loop, pair):
+    a, _ = pair
+
+    def thrown(*args):
+        coroutine = loop.sock_recv(a, 10)
+        coroutine.send(None)
+        with pytest.raises(KeyError) as caught:
+            coroutine.throw(*args)
+        return caught
+
+    given = KeyError("given")
+    assert thrown(KeyError, ("two", 2)).value.args == ("two", 2)
+    assert thrown(KeyError, "one").value.args == ("one",)
+    assert thrown(KeyError).value.args == ()
+    assert thrown(KeyError, given).value is given and thrown(given).value is given
+    try:
+        raise_one()
+    except ZeroDivisionError as exc:
+        traceback = exc.__traceback__
+    assert thrown(KeyError, given, traceback).traceback[-1].name == "raise_one"
+
+
+def raise_one():
+    1 / 0
+
+
+# -- a proactor that is none --
+
+NO_RING = """
+import asyncio, socket, uringloop
+class Hollow(uringloop.IouringProactor):
+    def __init__(self):
+        pass
+loop = uringloop.new_event_loop()
+whole, loop._proactor = loop._proactor, Hollow()
+a, b = socket.socketpair()
+a.setblocking(False)
+for call in (loop.sock_recv(a, 5), loop.sock_recv_into(a, bytearray(5)), loop.sock_recvfrom(a, 5),
+             loop.sock_recvfrom_into(a, bytearray(5)), loop.sock_accept(a)):
+    try:
+        call.send(None)
+    except (RuntimeError, OSError) as exc:
+        print(type(exc).__name__, exc)
+loop._proactor = whole
+loop.close()
+a.close()
+b.close()
+"""
+
+
+def test_proactor_whose_constructor_was_not_called():
+    child = subprocess.run([sys.executable, "-c", NO_RING], capture_output=True, text=True, timeout=60)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.count("RuntimeError the proactor has no ring") == 4

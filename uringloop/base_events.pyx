@@ -587,7 +587,7 @@ cdef int heapify(list heap) except -1:
 # Methods that the core's own go past. Whoever overrides one, in a subclass or on the loop itself, is asked.
 cdef tuple _NAMES = (
     '_check_closed', '_call_soon', 'get_debug', 'call_at', 'time', '_timer_handle_cancelled',
-    '_write_to_self', '_process_events', 'call_soon',
+    '_write_to_self', '_process_events', 'call_soon', 'create_future',
 )
 cdef enum:
     CHECK_CLOSED = 1
@@ -599,8 +599,9 @@ cdef enum:
     WRITE_TO_SELF = 64
     PROCESS_EVENTS = 128
     CALL_SOON = 256
+    CREATE_FUTURE = 512
     # The stdlib's own was patched, or attributes are found in a way of their own.
-    ANYTHING = 512
+    ANYTHING = 1024
     # What making a Handle comes by.
     SOON = CHECK_CLOSED | CALL_SOON_ | GET_DEBUG | ANYTHING
     TIMED = CHECK_CLOSED | GET_DEBUG | ANYTHING
@@ -788,6 +789,11 @@ cdef class BaseEventLoop:
         """Tell whether nobody would see if a callback came into _ready without call_soon() and a Handle."""
         return handles_are_plain() and not self._has_foreign(SOON | CALL_SOON)
 
+    cdef bint has_plain_waits(self) except -1:
+        """Tell whether nobody would see if what a task waits for were no future of create_future()'s."""
+        return (self._is_plain(SOON | CALL_SOON | CREATE_FUTURE)
+                and not is_patched(FUTURE))
+
     cdef bint is_usual(self) except -1:
         """Tell whether the loop is open and in no debug mode, and nobody else has a say in that."""
         return (at(<PyObject*> self, _l_closed)[0] is Py_False
@@ -800,7 +806,12 @@ cdef class BaseEventLoop:
         if proactor is not NULL and isinstance(<object> proactor, Selector) \
                 and (<Selector> <object> proactor).ring is not None:
             return (<Selector> <object> proactor).ring
-        return self._proactor._ring
+        selector = self._proactor
+        ring = None if selector is None else selector._ring
+        if ring is None:
+            # Its methods would be called, and not refused.
+            raise RuntimeError('Event loop is closed' if selector is None else 'the proactor has no ring')
+        return ring
 
     cdef bint may_sleep(self) noexcept:
         """Say that the loop is about to sleep; False if it has to look at what is ready once more.

@@ -93,13 +93,19 @@ cdef inline bint _may_go_past(BaseEventLoop loop, object sock) except -1:
     return is_plain
 
 
+cdef bint _may_block(object sock) except -1:
+    """Tell whether it is a blocking socket; what has no timeout is none, and has methods of its own."""
+    gettimeout = getattr(sock, 'gettimeout', None)
+    return gettimeout is not None and gettimeout() != 0
+
+
 def check_ready(sock, events):
     """Raise BlockingIOError for a blocking socket that is not ready: its method would stop the loop.
 
     It was ready when the loop looked, but somebody else may have been faster.
     """
     # (A closed one says by itself what it is.)
-    if sock.gettimeout() != 0 and (fd := sock.fileno()) >= 0:
+    if _may_block(sock) and (fd := sock.fileno()) >= 0:
         poller = select.poll()
         poller.register(fd, events)
         if not poller.poll(0):
@@ -148,11 +154,12 @@ def recv_into(BaseEventLoop loop not None, sock, buf):
     cdef int fd
     if _may_go_past(loop, sock) and _get_buffer(buf, &view, PyBUF_WRITABLE):
         try:
-            fd = fileno(sock)
-            got = loop.find_ring().receive(fd, view.buf, view.len) if view.len else 0
+            if view.len:
+                fd = fileno(sock)
+                got = loop.find_ring().receive(fd, view.buf, view.len)
+                return got if got >= 0 else _got(got)
         finally:
             PyBuffer_Release(&view)
-        return got if got >= 0 else _got(got)
     return _attempt(sock, select.POLLIN, 'recv_into', (buf,))
 
 
@@ -226,7 +233,8 @@ def send(BaseEventLoop loop not None, sock, data):
             PyBuffer_Release(&view)
     # What is no socket says so here, as on the selector loop.
     try:
-        sent = sock.send(data, c_MSG_DONTWAIT)
+        # (A send() of the user's need not know of flags.)
+        sent = sock.send(data, c_MSG_DONTWAIT) if _may_block(sock) else sock.send(data)
     except (BlockingIOError, InterruptedError):
         sent = 0
     return None if type(data) is bytes and sent == len(<bytes> data) else sent
@@ -310,9 +318,11 @@ cdef class Wait(ReadyOwner):
     def throw(self, exception, value=None, traceback=None):
         """Source: PEP 342."""
         self._end()
-        if value is None:
-            raise exception
-        raise value if isinstance(value, BaseException) else exception(value)
+        if not isinstance(exception, type):
+            value = exception
+        elif not isinstance(value, exception):
+            value = exception() if value is None else exception(*value if isinstance(value, tuple) else (value,))
+        raise value if traceback is None else value.with_traceback(traceback)
 
     def close(self):
         """Source: PEP 342."""
@@ -328,7 +338,7 @@ cdef class Wait(ReadyOwner):
         self._fd = fileno(self._sock)
         if type(transports) is Transports and transports and (<Transports> transports).find(self._fd) is not None:
             loop._ensure_fd_no_transport(self._fd)
-        if not (loop.is_usual() and loop.has_plain_callbacks()):
+        if not loop.has_plain_waits():
             self._future = loop.create_future()
             self._gives_future = True
         ring = loop.find_ring()
