@@ -407,10 +407,13 @@ def test_unavailable_imports_nothing_late():
 
 
 LATER_FILTER = """
-import asyncio, os, uringloop
+import asyncio, os, socket, uringloop
 descriptors = os.listdir("/proc/self/fd")
 loop = uringloop.new_event_loop()
-loop.run_until_complete(asyncio.sleep(0))
+a, b = socket.socketpair()
+transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=a))
+# Its receive is in the kernel.
+loop.run_until_complete(asyncio.sleep(0.001))
 {install}
 sleeping = asyncio.sleep(0.01)
 try:
@@ -419,6 +422,8 @@ except OSError as exc:
     print(exc.errno)
 loop.close()
 loop.close()
+a.close()
+b.close()
 print(loop.is_closed(), os.listdir("/proc/self/fd") == descriptors)
 """
 
