@@ -355,6 +355,25 @@ def test_other_clock_is_asked(ours):
     handle.cancel()
 
 
+def test_other_modules_are_asked(ours):
+    """Tests put mocks into asyncio.base_events, too, from where the stdlib's loop has its modules."""
+    ours.set_debug(False)
+    with mock.patch("asyncio.base_events.time") as other:
+        other.monotonic.return_value = 123.0
+        handle = ours.call_later(1, nothing)
+        assert ours.time() == 123.0 and handle.when() == 124.0
+    handle.cancel()
+    with mock.patch("asyncio.base_events.futures") as other:
+        assert ours.create_future() is other.Future.return_value
+    with mock.patch("asyncio.base_events.tasks") as other:
+        assert ours.create_task(None) is other.Task.return_value
+    with mock.patch("asyncio.base_events.events") as other:
+        assert ours.call_soon(nothing) is other.Handle.return_value
+        assert ours._ready.pop() is other.Handle.return_value
+    assert type(ours.create_future()) is asyncio.Future and type(ours.call_soon(nothing)) is asyncio.Handle
+    ours._run_once()
+
+
 def test_time_is_the_systems(ours):
     before = time.monotonic()
     assert before <= ours.time() <= time.monotonic()

@@ -342,8 +342,16 @@ cdef enum:
     TASK = 8
     MONOTONIC = 16
 cdef tuple _watched_names = (
-    (vars(events), 'Handle', _Handle), (vars(events), 'TimerHandle', _StdlibTimerHandle),
-    (vars(futures), 'Future', _Future), (vars(tasks), 'Task', _Task), (vars(time), 'monotonic', time.monotonic),
+    (vars(events), 'Handle', _Handle, HANDLE),
+    (vars(events), 'TimerHandle', _StdlibTimerHandle, TIMER_HANDLE),
+    (vars(futures), 'Future', _Future, FUTURE),
+    (vars(tasks), 'Task', _Task, TASK),
+    (vars(time), 'monotonic', time.monotonic, MONOTONIC),
+    # The modules themselves, by the names that the stdlib's loop has for them.
+    (_base_names, 'events', events, HANDLE | TIMER_HANDLE),
+    (_base_names, 'futures', futures, FUTURE),
+    (_base_names, 'tasks', tasks, TASK),
+    (_base_names, 'time', time, MONOTONIC),
 )
 cdef unsigned _patched = 0
 cdef bint _is_watching = False
@@ -358,14 +366,12 @@ cdef inline bint is_patched(unsigned mask) except -1:
 
 cdef int _look_at_names() except -1:
     global _patched, names_changed
-    cdef unsigned bit = 1
     # (Without a watcher they are looked at each time.)
     names_changed = not _is_watching
     _patched = 0
-    for names, name, value in _watched_names:
+    for names, name, value, mask in _watched_names:
         if names.get(name) is not value:
-            _patched |= bit
-        bit <<= 1
+            _patched |= <unsigned> mask
     return 0
 
 
@@ -1344,7 +1350,7 @@ cdef int _start() except -1:
     global _is_known, _is_watching
     cdef int i
     _is_known = _know()
-    _is_watching = all([watch_names(names) for names, _, _ in _watched_names])
+    _is_watching = all([watch_names(watched[0]) for watched in _watched_names])
     _handle_attributes.update(vars(_Handle))
     _timer_attributes.update(vars(_StdlibTimerHandle))
     for name in _NAMES:
