@@ -160,7 +160,20 @@ cdef int fileno(object obj) except -1
 # Whether a socket's number can be read without calling Python, and that number.
 cdef bint is_readable(object obj) noexcept
 cdef int number_of(object sock) noexcept
+# The OSError of a result below zero, -errno.
+cdef object os_error(int64_t result)
 cdef bint is_socket(object obj, int fd) except -1
+
+
+# Whether a socket has the number no more at which an owner works: whoever has it now is a stranger. A plain one
+# (is_readable() was true, and the number its own) is asked without running Python.
+cdef inline bint is_lost(object sock, int fd, bint plain) except -1:
+    if plain:
+        return sock is None or number_of(sock) != fd
+    try:
+        return sock.fileno() != fd
+    except Exception:
+        return True
 
 
 cdef class Ring:

@@ -137,8 +137,8 @@ cdef object _peer_of(int fd):
     return None if formatted is NotImplemented else formatted
 
 
-cdef object _os_error(int64_t error):
-    return OSError(<int> -error, os.strerror(<int> -error))
+cdef object os_error(int64_t result):
+    return OSError(<int> -result, os.strerror(<int> -result))
 
 
 cdef int64_t _option(name, value, int64_t default, int64_t least, int64_t most) except -1:
@@ -592,7 +592,7 @@ cdef class Ring:
                     raise explain(-error, stage="IORING_OP_POLL_ADD")
                 if error == -EACCES or error == -EPERM:
                     raise explain(-error, stage="io_uring_enter")
-                raise _os_error(error)
+                raise os_error(error)
             if sleep or error == -EINTR:
                 PyErr_CheckSignals()
                 # A handler may have come back in a forked child.
@@ -713,7 +713,7 @@ cdef class Ring:
         cdef uint32_t slot
         cdef list slots = self._slots
         if key < 0:
-            raise _os_error(key)
+            raise os_error(key)
         slot = <uint32_t> key
         while <uint32_t> len(slots) <= slot:
             slots.append(None)
@@ -1130,7 +1130,7 @@ cdef class Overlapped(Owner):
     def _send_file(self):
         cdef int64_t sent = self.ring._proactor.send_file(self._key)
         if sent < 0:
-            raise _os_error(sent)
+            raise os_error(sent)
         return sent
 
     cdef object _receive(self):
@@ -1144,7 +1144,7 @@ cdef class Overlapped(Owner):
             else:
                 got = proactor.receive(self._fd, self.ring._scratch, size, self._flags)
             if got < 0:
-                raise _os_error(got)
+                raise os_error(got)
             # With MSG_TRUNC the kernel tells the true length of a datagram.
             return PyBytes_FromStringAndSize(<char*> self.ring._scratch, min(got, size))
         data = PyBytes_FromStringAndSize(NULL, size)
@@ -1153,7 +1153,7 @@ cdef class Overlapped(Owner):
         else:
             got = proactor.receive(self._fd, PyBytes_AS_STRING(data), size, self._flags)
         if got < 0:
-            raise _os_error(got)
+            raise os_error(got)
         return data[:min(got, size)]
 
     cdef object _receive_into(self):
@@ -1169,7 +1169,7 @@ cdef class Overlapped(Owner):
         finally:
             PyBuffer_Release(&view)
         if got < 0:
-            raise _os_error(got)
+            raise os_error(got)
         return got
 
     cdef object _receive_from(self):
@@ -1184,7 +1184,7 @@ cdef class Overlapped(Owner):
             into = PyBytes_AS_STRING(data)
         got = self.ring._proactor.receive_from(self._fd, into, size, self._flags, &address, &length)
         if got < 0:
-            raise _os_error(got)
+            raise os_error(got)
         got = min(got, size)
         data = PyBytes_FromStringAndSize(into, got) if data is None else data[:got]
         return data, self._format(&address, length)
@@ -1203,7 +1203,7 @@ cdef class Overlapped(Owner):
         finally:
             PyBuffer_Release(&view)
         if got < 0:
-            raise _os_error(got)
+            raise os_error(got)
         return got, self._format(&address, length)
 
     cdef object _format(self, sockaddr_storage* address, unsigned length):

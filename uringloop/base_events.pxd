@@ -48,6 +48,7 @@ cdef class BaseEventLoop:
     cdef Ring find_ring(self)
     cdef bint may_sleep(self) noexcept
     cdef int note_run(self, bint begins) noexcept
+    cdef double time_run(self) noexcept
     cdef int add_ready(self, object handle) except -1
     cdef int _wake(self) except -1
     cdef object _make_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
@@ -60,3 +61,9 @@ cdef class BaseEventLoop:
     cdef int _take_due(self) except -1
     cdef int _run_ready(self) except -1
     cdef int _run_in_debug(self, object handle) except -1
+
+
+# Who runs a callback without a Handle: the Handle that stands for it, what it does, and what it tells of an exception.
+cdef object handle_of(object loop, object callback, object argument, object context)
+cdef int run_callback(object loop, object callback, object argument, object context) except -1
+cdef int report_callback(object handle, object exc) except -1

@@ -34,3 +34,4 @@ class ReadyHandle: ...
 
 # What Cython puts there.
 __test__: dict[str, str]
+__pyx_capi__: dict[str, object]

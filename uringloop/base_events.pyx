@@ -174,6 +174,8 @@ cdef extern from *:
     object PyObject_GenericGetAttr(object, object)
     PyObject* PyContext_CopyCurrent() except NULL
     bint PyContext_CheckExact(PyObject*)
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
     PyObject* PyTuple_New(Py_ssize_t) except NULL
     void PyTuple_SET_ITEM(PyObject*, Py_ssize_t, PyObject*)
     PyObject* PyTuple_GET_ITEM(PyObject*, Py_ssize_t)
@@ -497,6 +499,39 @@ cdef int _report(object handle) except -1:
         if handle._source_traceback:
             context['source_traceback'] = handle._source_traceback
         handle._loop.call_exception_handler(context)
+    return 0
+
+
+# ours: a callback whose exception goes to the loop's handler, told by the Handle that stands for it
+cdef int report_callback(object handle, object exc) except -1:
+    # Behind the name of the class.
+    callback = handle._repr_info()[1]
+    handle._loop.call_exception_handler({
+        'message': f'Exception in callback {callback}',
+        'exception': exc,
+        'handle': handle,
+    })
+    return 0
+
+
+cdef object handle_of(object loop, object callback, object argument, object context):
+    handle = _Handle(callback, (argument,), loop, context)
+    # It was not made here.
+    handle._source_traceback = None
+    return handle
+
+
+cdef int run_callback(object loop, object callback, object argument, object context) except -1:
+    try:
+        PyContext_Enter(context)
+        try:
+            callback(argument)
+        finally:
+            PyContext_Exit(context)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as exc:
+        report_callback(handle_of(loop, callback, argument, context), exc)
     return 0
 
 
@@ -835,6 +870,10 @@ cdef class BaseEventLoop:
             self._ran_ns += monotonic_ns() - self._began_ns
         self._began_ns = monotonic_ns() if begins else 0
         return 0
+
+    cdef double time_run(self) noexcept:
+        """Return how many seconds all runs have taken, up to now."""
+        return <double> (self._ran_ns + (monotonic_ns() - self._began_ns if self._began_ns else 0)) / 1e9
 
     cdef int add_ready(self, object handle) except -1:
         cdef PyObject* ready = at(<PyObject*> self, _l_ready)[0]

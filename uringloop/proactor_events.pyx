@@ -22,7 +22,6 @@ Differences from the stdlib beyond those, numbered; a line `# differs[Nn]` stand
 import _socket
 import collections
 import itertools
-import os
 import socket
 import warnings
 import weakref
@@ -37,10 +36,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from libc.string cimport memcpy
 
-from ._overlapped cimport Completion, fileno, is_readable, number_of
+from ._overlapped cimport Completion, fileno, is_lost, is_readable, number_of, os_error
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
-from .base_events cimport BaseEventLoop
+from .base_events cimport BaseEventLoop, report_callback
 from .sslproto cimport SSLProtocol
 from .sslproto import connection_class as _ssl_protocol_class
 from .streams cimport reader_of, tell_reader
@@ -109,10 +108,6 @@ cdef object _stdlib_sendto = proactor_events._ProactorDatagramTransport.sendto
 # How many datagrams one turn receives; differs[N5]
 cdef int _DATAGRAMS = 16
 cdef object _LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
-
-
-cdef object _os_error(int error):
-    return OSError(error, os.strerror(error))
 
 
 cdef bint _get_writable(buf, Py_buffer* view) except -1:
@@ -457,12 +452,7 @@ cdef class _ProactorBasePipeTransport:
 
     cdef bint _lost(self):
         """True when the user has closed the socket: whoever has its number now is a stranger."""
-        if self._plain:
-            return self._sock is None or number_of(self._sock) != self._fd
-        try:
-            return self._sock.fileno() != self._fd
-        except Exception:
-            return True
+        return is_lost(self._sock, self._fd, self._plain)
 
     # Reading is level-triggered, as on the selector loop: one poll is queued again before anybody is told.
     # (The ring has held the file open, so what has to be asked in Python is asked when it is read.)
@@ -505,11 +495,7 @@ cdef class _ProactorBasePipeTransport:
         except BaseException as exc:
             # As a Handle tells it.
             handle = events.Handle(self._flush_failed if flush else self._read_ready, (), loop, context)
-            loop.call_exception_handler({
-                'message': f'Exception in callback {handle._repr_info()[1]}',
-                'exception': exc,
-                'handle': handle,
-            })
+            report_callback(handle, exc)
         return 0
 
     @property
@@ -561,7 +547,7 @@ cdef class _ProactorBasePipeTransport:
             # It says what is wrong with it.
             fileno(self._sock)
         if self._lost():
-            raise _os_error(EBADF)
+            raise os_error(-EBADF)
         self._read_key = self.ring.start_poll(self, self._fd)
         return 0
 
@@ -713,17 +699,17 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         cdef Py_ssize_t limit = min(_MAX_SIZE, self.ring._scratch_size)
         if self._read_error:
             error, self._read_error = self._read_error, 0
-            raise _os_error(error)
+            raise os_error(-error)
         # The user may have closed the socket since.
         if self._lost():
-            raise _os_error(EBADF)
+            raise os_error(-EBADF)
         if self._expected < _LARGE:
             # Through one buffer: an object of the true size is made afterwards.
             got = self.ring.receive(self._fd, self.ring._scratch, limit)
             if got == -EAGAIN:
                 return None
             if got < 0:
-                raise _os_error(<int> -got)
+                raise os_error(got)
             self._expected = <int> got
             return PyBytes_FromStringAndSize(<char*> self.ring._scratch, got)
 
@@ -738,7 +724,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             Py_DECREF_raw(data)
             if got == -EAGAIN:
                 return None
-            raise _os_error(<int> -got)
+            raise os_error(got)
         more = 0
         if got == size and size < _LARGEST and size < limit:
             more = self.ring.receive(self._fd, self.ring._scratch, limit - size)
@@ -793,7 +779,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         cdef int64_t got = 0
         cdef int64_t more = 0
         if self._lost():
-            raise _os_error(EBADF)
+            raise os_error(-EBADF)
         # As _receive(): what is large goes straight to where it shall stand.
         if self._expected >= _LARGE:
             size = min(self._expected + _MARGIN, min(_LARGEST, limit))
@@ -808,7 +794,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if got == -EAGAIN:
             return False
         if got < 0:
-            raise _os_error(<int> -got)
+            raise os_error(got)
         if size and more < 0 and more != -EAGAIN:
             # (As there.)
             self._read_error = <int> -more
@@ -848,7 +834,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             if got == -EAGAIN:
                 return 0
             if got < 0:
-                raise _os_error(<int> -got)
+                raise os_error(got)
         except (BlockingIOError, InterruptedError):
             return 0
         except (SystemExit, KeyboardInterrupt):
@@ -1080,7 +1066,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
                 self._start_writing()
                 return False
         if self._send_error:
-            error = _os_error(self._send_error)
+            error = os_error(-self._send_error)
             self._send_error = 0
             self._fatal_error(error, 'Fatal write error on socket transport')
         if self._buffer:
@@ -1100,7 +1086,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
                 if sent == -EAGAIN:
                     sent = 0
                 if sent < 0:
-                    raise _os_error(<int> -sent)
+                    raise os_error(sent)
             else:
                 sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
@@ -1280,7 +1266,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
             return False
         if sent < 0:
             # Once told, an error of an earlier one is gone from the socket.
-            self._protocol.error_received(_os_error(<int> -sent))
+            self._protocol.error_received(os_error(sent))
         return True
 
     cdef int _read(self) except -1:
@@ -1310,7 +1296,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
                 if got == -EAGAIN:
                     return False
                 if got < 0:
-                    raise _os_error(<int> -got)
+                    raise os_error(got)
                 data = PyBytes_FromStringAndSize(<char*> self.ring._scratch, got)
                 addr = format_address(&address, length)
         except (BlockingIOError, InterruptedError):
@@ -1453,7 +1439,7 @@ class _Acceptor(stdlib_transports._Acceptor):
             length = sizeof(address)
             fd = accept4(number_of(self._sock), <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
-                if errno == EAGAIN or errno == EINTR or not self.failed(_os_error(errno)):
+                if errno == EAGAIN or errno == EINTR or not self.failed(os_error(-errno)):
                     return
                 continue
             conn = self._make_socket(fd)

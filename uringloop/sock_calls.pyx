@@ -16,10 +16,9 @@ What only a real future can do, it has one made for: from then on that is what i
 
 Must not be in here: io_uring, and transports.
 """
-import os
 import select
 import socket
-from asyncio import events, futures
+from asyncio import futures
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -42,12 +41,10 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
 
-from ._overlapped cimport Completion, Ring, fileno, is_readable, number_of
+from ._overlapped cimport Completion, Ring, fileno, is_lost, is_readable, number_of, os_error
 from ._sockaddr cimport format_address, has_plain_addresses, sockaddr_storage
-from .base_events cimport BaseEventLoop, ReadyOwner
+from .base_events cimport BaseEventLoop, ReadyOwner, run_callback
 from .transport_registry cimport Transports
 
 # What an attempt returns that has to be made again.
@@ -62,10 +59,6 @@ cdef Py_ssize_t _LARGE = 1024 * 1024
 cdef tuple _METHODS = ('recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'send')
 cdef dict _stdlib_methods = {name: getattr(socket.socket, name) for name in _METHODS}
 cdef unsigned _socket_tag = 0
-
-
-cdef object _os_error(int error):
-    return OSError(error, os.strerror(error))
 
 
 # -- attempts --
@@ -130,7 +123,7 @@ cdef inline object _got(int64_t got):
     """Return MUST_WAIT for -EAGAIN; raise what another negative number says."""
     if got == -EAGAIN or got == -EINTR:
         return _MUST_WAIT
-    raise _os_error(<int> -got)
+    raise os_error(got)
 
 
 def recv(BaseEventLoop loop not None, sock, n):
@@ -302,7 +295,7 @@ cdef class Wait(ReadyOwner):
                 raise StopIteration
         elif self._state == DONE:
             if self._error:
-                raise _os_error(self._error)
+                raise os_error(-self._error)
             raise StopIteration
         given = self._future if self._gives_future else self
         # As a future: who steps the coroutine before its time gets it once more, if he has taken it as a task does.
@@ -359,12 +352,7 @@ cdef class Wait(ReadyOwner):
     # -- the operation --
 
     cdef bint _lost(self):
-        if self._plain:
-            return self._sock is None or number_of(self._sock) != self._fd
-        try:
-            return self._sock.fileno() != self._fd
-        except Exception:
-            return True
+        return is_lost(self._sock, self._fd, self._plain)
 
     cdef bint complete(self, const Completion* completion) except -1:
         if completion.key == self._key:
@@ -388,26 +376,7 @@ cdef class Wait(ReadyOwner):
         if not self._loop.has_plain_callbacks():
             self._loop.call_soon(callback, self, context=context)
             return 0
-        try:
-            PyContext_Enter(context)
-            try:
-                callback(self)
-            finally:
-                PyContext_Exit(context)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            handle = events.Handle(callback, (self,), self._loop, context)
-            # It was not made here.
-            handle._source_traceback = None
-            # Behind the name of the class.
-            shown = handle._repr_info()[1]
-            self._loop.call_exception_handler({
-                'message': f'Exception in callback {shown}',
-                'exception': exc,
-                'handle': handle,
-            })
-        return 0
+        return run_callback(self._loop, callback, self, context)
 
     @property
     def _args(self):
@@ -480,7 +449,7 @@ cdef class Wait(ReadyOwner):
 
     cdef int _settle(self) except -1:
         if self._error:
-            self._future.set_exception(_os_error(self._error))
+            self._future.set_exception(os_error(-self._error))
         else:
             self._future.set_result(None)
         return 0

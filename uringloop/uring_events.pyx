@@ -108,8 +108,6 @@ cdef extern from "Python.h":
         int (*tp_descr_set)(object self, object instance, object value) except -1
     PyTypeObject* Py_TYPE(object)
     object PyContext_CopyCurrent()
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
     PyObject** _PyObject_GetDictPtr(object)
     void Py_CLEAR(PyObject*)
 
@@ -120,21 +118,9 @@ cdef extern from "<poll.h>":
 cdef extern from "<errno.h>":
     int EBADF, ECANCELED
 
-cdef extern from *:
-    """
-    #include <time.h>
-
-    static inline int64_t monotonic_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-    }
-    """
-    int64_t monotonic_ns() noexcept
-
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
-from .base_events cimport BaseEventLoop, ReadyHandle, Selector
+from .base_events cimport BaseEventLoop, ReadyHandle, Selector, handle_of, run_callback
 from .base_events import SlottedEventLoop
 from . import observability, selector_events, sock_calls, stdlib_transports, tiers, unix_events
 from .fallback import or_stdlib
@@ -251,35 +237,11 @@ cdef class _DoneHandle(ReadyHandle):
     def _args(self):
         return (self._future,)
 
-    cdef object _as_handle(self):
-        """Return the Handle that this stands for."""
-        handle = _Handle(self._callback, (self._future,), self._loop, self._context)
-        # It was not made here.
-        handle._source_traceback = None
-        return handle
-
     def __repr__(self):
-        return repr(self._as_handle())
+        return repr(handle_of(self._loop, self._callback, self._future, self._context))
 
     cdef int run(self) except -1:
-        try:
-            PyContext_Enter(self._context)
-            try:
-                self._callback(self._future)
-            finally:
-                PyContext_Exit(self._context)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            handle = self._as_handle()
-            # Behind the name of the class.
-            callback = handle._repr_info()[1]
-            self._loop.call_exception_handler({
-                'message': f'Exception in callback {callback}',
-                'exception': exc,
-                'handle': handle,
-            })
-        return 0
+        return run_callback(self._loop, self._callback, self._future, self._context)
 
 
 # stdlib: _OverlappedFuture
@@ -618,10 +580,7 @@ class IouringProactorEventLoop(SlottedEventLoop,
 
 # ours: the core's numbers: (turns, callbacks run, seconds of runs)
 cdef object _numbers_of(BaseEventLoop loop):
-    cdef int64_t ran = loop._ran_ns
-    if loop._began_ns:
-        ran += monotonic_ns() - loop._began_ns
-    return loop._turns, loop._callbacks_run, ran / 1e9
+    return loop._turns, loop._callbacks_run, loop.time_run()
 
 
 # ours: what is queued when the process forks would be out on the selector loop; differs[D24]
