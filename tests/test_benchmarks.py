@@ -485,7 +485,6 @@ def test_plot_is_drawn(tmp_path):
 
 
 def test_plot_of_nothing_is_refused(tmp_path):
-    pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match="no workload with a valid round"):
         plot.draw(drawn_report(uvloop=(1.0, 3)), tmp_path / "none")
 

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 from functools import partial

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from functools import partial
 
 import pytest
 

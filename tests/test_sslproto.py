@@ -13,8 +13,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
-import warnings
 import weakref
 from asyncio import sslproto as stdlib_sslproto
 

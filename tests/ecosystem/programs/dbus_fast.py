@@ -6,7 +6,7 @@ Method calls, signals, properties, descriptors that are passed, a service that g
 import asyncio
 import os
 
-from dbus_fast import DBusError, Message
+from dbus_fast import DBusError
 from dbus_fast.aio import MessageBus
 from dbus_fast.service import ServiceInterface, dbus_method, dbus_property, dbus_signal
 

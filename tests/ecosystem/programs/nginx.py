@@ -4,7 +4,6 @@ aiohttp's client fetches files from it; nginx closes each connection after a hun
 a server on the loop, and passes uploads and hundreds of requests on.
 """
 
-import asyncio
 import hashlib
 import io
 import os
