@@ -55,6 +55,29 @@ async def test_b1_small_writes_leave_at_the_end_of_the_tick(connect, pair, ours)
     await closed((transport, protocol))
 
 
+async def test_b1_small_write_that_is_alone_leaves_at_once(connect, pair, native):
+    a, b = pair
+    transport, protocol = await connect(a)
+    transport.write(b"first")
+    await turns(2)
+    assert b.recv(10) == b"first"
+    transport.write(b"lone")
+    if native:
+        assert b.recv(10) == b"lone"
+    transport.write(b"next ")
+    transport.write(b"two")
+    await turns(2)
+    b.recv(100)
+    # The tick before had three.
+    transport.write(b"gathered")
+    if native:
+        with pytest.raises(BlockingIOError):
+            b.recv(100)
+    await turns(2)
+    assert b.recv(10) == b"gathered"
+    await closed((transport, protocol))
+
+
 async def test_b2_socket_that_is_closed_beside_a_pending_call(loop, pair, ours):
     a, _ = pair
     task = loop.create_task(loop.sock_recv(a, 10))

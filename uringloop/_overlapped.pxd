@@ -187,6 +187,8 @@ cdef class Ring:
     cdef int64_t _spin_ns        # how long a turn looks for completions before it sleeps; 0: not at all
     cdef unsigned long _thread   # who called wait() last
     cdef bint _asleep            # he is about to enter the kernel without the GIL, or is there
+    cdef unsigned _small_sends   # how many this turn was asked for
+    cdef unsigned _small_sends_before  # ... and the last turn that was asked for any
     cdef int64_t _look_due      # when wait() may look at all watched ones again
     cdef object __weakref__
 
@@ -201,6 +203,7 @@ cdef class Ring:
     cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0
     cdef bint again(self, uint64_t key) noexcept
     cdef int cancel(self, uint64_t key) noexcept
+    cdef bint pays_to_gather(self) noexcept
     cdef bint is_sent(self, uint64_t key) noexcept
     cdef int extend_send(self, uint64_t key, const void* data, Py_ssize_t size) noexcept
     cdef int64_t take_back(self, uint64_t key) noexcept

@@ -248,6 +248,7 @@ cdef class Ring:
         self._scratch_size = _option("receive_buffer", receive_buffer, SCRATCH_SIZE, LEAST_SCRATCH_SIZE,
                                      MOST_SCRATCH_SIZE)
         self._slots = []
+        self._small_sends_before = 2
         self._kernel = kernel
         self._proactor = new Proactor(calls[0])
         self._scratch = PyMem_RawMalloc(self._scratch_size)
@@ -552,6 +553,9 @@ cdef class Ring:
             self._check()
         if timeout_ns > 0:
             deadline = proactor.now() + timeout_ns
+        if self._small_sends:
+            self._small_sends_before = self._small_sends
+            self._small_sends = 0
         while True:
             # A signal's handler, another thread, or a socket's fileno() may have closed it.
             self._check()
@@ -756,6 +760,15 @@ cdef class Ring:
             if self._proactor.take(key):
                 self.dismiss(key)
         return 0
+
+    cdef bint pays_to_gather(self) noexcept:
+        """Count a small send; tell whether it may leave with others, in the turn's one enter.
+
+        A lone one goes sooner and for less by itself: its completion would end the turn's wait at once, and
+        there would be a second turn, with a second enter, to wait in.  That it is a lone one, the turn before tells.
+        """
+        self._small_sends += 1
+        return self._small_sends > 1 or self._small_sends_before > 1
 
     cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0:
         """Send all of data with the tick; the owner is told of the end, and keeps the data until then."""

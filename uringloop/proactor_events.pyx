@@ -919,7 +919,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             if self._conn_lost:
                 return
         elif (size <= _gather_one and size <= self._gather_limit and not self._closing
-                and self._plain and self._loop._gathers_writes and not self._lost()
+                and self._plain and self._loop._gathers_writes and self.ring.pays_to_gather() and not self._lost()
                 and self._start_sending(PyBytes_FromObject(data))):
             return
         self._send(data, size)
@@ -1023,6 +1023,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             gathered = bytearray(gathered)
         gathered += data
         self.ring.extend_send(self._send_key, PyByteArray_AS_STRING(gathered), PyByteArray_GET_SIZE(gathered))
+        self.ring.pays_to_gather()
         self._gathered = gathered
         if self.ring.is_elsewhere():
             # D24
