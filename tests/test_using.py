@@ -63,6 +63,7 @@ PROGRAMS = {
                 "reactor.callLater(0, lambda: asyncio.ensure_future(main()).add_done_callback(lambda _: reactor.stop()))\n"
                 "reactor.run()"),
     "nest_asyncio": ("nest_asyncio", MAIN + "import nest_asyncio\nLINE\nloop.run_until_complete(main())\nloop.close()"),
+    "nest_asyncio2": ("nest_asyncio2", MAIN + "import nest_asyncio2\nLINE\nloop.run_until_complete(main())\nloop.close()"),
     "Dask's distributed": ("distributed", MAIN + """LINE
 from distributed import Client, LocalCluster
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """nest_asyncio, which replaces a loop's methods and runs it within itself.
+
+It is not developed any more, and does not know Python 3.14: there timeouts find no task, on any loop.
 """
 
 import asyncio
-
-import nest_asyncio
 
 from ecosystem import kit
 
@@ -50,10 +50,16 @@ async def outer(loop):
         assert task.done() and task.result() == "slept"
 
 
-def main():
+def use(apply):
     loop = kit.new_event_loop()
     asyncio.set_event_loop(loop)
-    nest_asyncio.apply(loop)
+    apply(loop)
     loop.run_until_complete(outer(loop))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
+
+
+def main():
+    # Here: nest_asyncio2's program is made of this one, and needs only its own.
+    import nest_asyncio
+    use(nest_asyncio.apply)
