@@ -51,8 +51,8 @@ def measure(loops=None, seconds=0.5, rounds=3, progress=lambda text: None):
     seconds: of each measurement; rounds: how many of each.
     progress: called with a line before each.
 
-    Returns {workload: {loop: {"cpu_us": microseconds of the server's CPU a message, "rate": messages a second}}},
-    medians over the rounds. Raises Failed.
+    Returns {workload: {loop: {"cpu_us": microseconds of the server's CPU a message, "rate": messages a second,
+    "cpu_us_rounds": [the lowest and the highest of cpu_us]}}}. The first two are medians over the rounds. Raises Failed.
     """
     loops = installed() if loops is None else loops
     taken = {(workload, loop): [] for workload in WORKLOADS for loop in loops}
@@ -62,12 +62,11 @@ def measure(loops=None, seconds=0.5, rounds=3, progress=lambda text: None):
             for loop in loops[number % len(loops):] + loops[:number % len(loops)]:
                 progress(f"round {number + 1} of {rounds}: {workload}, {loop}")
                 taken[workload, loop].append(_measure_one(loop, kind, connections, seconds))
-    return {
-        workload: {
-            loop: {"cpu_us": statistics.median(cpu for cpu, rate in taken[workload, loop]),
-                   "rate": statistics.median(rate for cpu, rate in taken[workload, loop])}
-            for loop in loops}
-        for workload in WORKLOADS}
+    return {workload: {loop: _summary(*zip(*taken[workload, loop], strict=True)) for loop in loops} for workload in WORKLOADS}
+
+
+def _summary(cpus, rates):
+    return {"cpu_us": statistics.median(cpus), "rate": statistics.median(rates), "cpu_us_rounds": [min(cpus), max(cpus)]}
 
 
 def _measure_one(loop, kind, connections, seconds):
@@ -238,10 +237,12 @@ def chart(results, encoding="utf-8"):
         longest = max(each["cpu_us"] for each in loops.values()) or 1
         lines.append(f"{workload}: the server's CPU a message, less is better")
         for loop, each in loops.items():
+            low, high = each["cpu_us_rounds"]
             lines.append(f"  {loop:<10} {bar(each['cpu_us'] / longest):<{_BAR + 1}} {each['cpu_us']:6.2f} {micro} "
-                         f" {each['rate']:>9,.0f} messages/s")
+                         f"({low:.1f} to {high:.1f}) {each['rate']:>9,.0f} messages/s")
         lines.append("")
     lines.append("The client is in Python, one for all loops, and takes part of the time: compare the CPU, not the rate.")
+    lines.append("In brackets the lowest and the highest round. Loops whose rounds overlap can't be told apart: take more --rounds.")
     return "\n".join(lines) + "\n"
 
 
