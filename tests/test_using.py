@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from ecosystem import runner
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "using.md"
 TEXT = PAGE.read_text()
 LINES = dict(re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", TEXT, re.MULTILINE))
@@ -202,6 +204,22 @@ def test_service_of_your_own(tmp_path):
     with serving(tmp_path, command.replace(".venv/bin/", "").replace("8000", str(port)), port):
         assert json.loads(ask(port)) == {"loop": OURS}
         assert f"`{json.dumps({'loop': OURS}, separators=(',', ':'))}`" in TEXT
+
+
+def test_aiohttp_service_of_your_own(tmp_path):
+    need("aiohttp")
+    port = free_port()
+    (tmp_path / "service.py").write_text(block_named("service.py").replace("8080", str(port)))
+    [command] = [block for block in blocks("sh") if block.endswith(" service.py\n")]
+    with serving(tmp_path, command.replace(".venv/bin/", ""), port):
+        answer = ask(port)
+        assert json.loads(answer) == {"loop": OURS}
+        assert f"`{answer}`" in TEXT
+
+
+def test_table_has_each_program():
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|(?: [^|]+ \|)+$", TEXT.partition("written by `python tests/ecosystem")[2], re.MULTILINE)
+    assert rows[1:] == [program.title for program in runner.PROGRAMS.values()]
 
 
 def test_how_to_see_it(tmp_path):
