@@ -34,6 +34,9 @@ constexpr char kSetupCall[] = "io_uring_setup";
 constexpr char kRegisterCall[] = "io_uring_register";
 constexpr char kEnterCall[] = "io_uring_enter";
 
+// How often an enter is made before its -EAGAIN, -EBUSY or -EINTR is believed.
+constexpr int kEnterTries = 4;
+
 // Which operations the kernel knows.
 struct Known {
   static constexpr unsigned kCount = 64;
@@ -53,7 +56,7 @@ struct Known {
 
 // Submit an operation that can do nothing, since it is on no file or has no target: -EBADF or -ENOENT says
 // that it may be used, and a restriction is looked for before.  `*result` is what it comes to.  An enter is
-// made in any case.  Returns 0, or -errno of the enter; what a later one cures is no refusal.
+// made in any case, and again where it says that a later one may do.  Returns 0, or -errno of the enter.
 int try_operation(Ring* ring, const Trial& trial, int* result) noexcept {
   static const msghdr no_message{};
   *result = 0;
@@ -64,11 +67,15 @@ int try_operation(Ring* ring, const Trial& trial, int* result) noexcept {
     if (trial.opcode == IORING_OP_SENDMSG) sqe->addr = reinterpret_cast<std::uintptr_t>(&no_message);
     sqe->user_data = trial.opcode;
   }
-  const int error = ring->enter(false, 0);
+  int error = 0;
+  for (int tries = 0; tries < kEnterTries; ++tries) {
+    error = ring->enter(false, 0);
+    if (!is_passing(error)) break;
+  }
   ring->retract();
   io_uring_cqe cqe;
   while (ring->pop(&cqe)) *result = cqe.res;
-  return error >= 0 || error == -EAGAIN || error == -EBUSY || error == -EINTR ? 0 : error;
+  return error >= 0 ? 0 : error;
 }
 
 // The same of one that the kernel may not know: its own word for that is as good as a refusal.

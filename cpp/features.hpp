@@ -68,6 +68,11 @@ enum Refusal : unsigned {
 // What a kernel, or its network, says to what is not allowed.
 constexpr bool is_refusal(int error) noexcept { return error == -EACCES || error == -EPERM; }
 
+// What an enter says that a later one need not say.
+constexpr bool is_passing(int error) noexcept {
+  return error == -EAGAIN || error == -EBUSY || error == -EINTR;
+}
+
 struct Features {
   Rung rung = Rung::kPlain;
   // IORING_FEAT_* as io_uring_setup(2) reported them.

@@ -39,6 +39,12 @@ constexpr std::int64_t kExitPatience = 5000000000;
 constexpr std::int64_t kExitPause = 20000;
 // How long a turn waits, at most, for a kernel that takes no submissions.
 constexpr std::int64_t kBackOff = 1000000;
+// A kernel that has refused so many enters in a row, for so long, will go on doing so.  (It says -EBUSY while
+// completions are to be read first, -EAGAIN without the memory for a request: a moment, if that.)
+constexpr unsigned kMostRefusals = 100;
+constexpr std::int64_t kRefusalPatience = 2000000000;
+// Waits in a row that end by a signal, before it is asked whether there was one.
+constexpr unsigned kMostInterruptions = 100;
 // Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
 constexpr int kOverflowTries = 8;
 
@@ -72,6 +78,8 @@ int Proactor::init(const Features& features, unsigned submission_entries,
   thread_ = 0;
   moved_ = false;
   refused_to_poll_ = 0;
+  refused_ = 0;
+  refusals_ = interruptions_ = 0;
   door_ = 0;
   int error = ring_.init(features_, submission_entries_, completion_entries_, patience_ns);
   if (error < 0) return error;
@@ -876,11 +884,13 @@ int Proactor::prepare() noexcept {
   if (refused_to_poll_ != 0) return refused_to_poll_;
   bytes_prepared_ = 0;
   stalled_ = false;
+  refused_ = 0;
   while (!fill()) {
     const unsigned before = ring_.submissions_pending();
     int error = enter(false, 0);
     const unsigned after = ring_.submissions_pending();
     if (after != 0) take_back();
+    if (error == -EINTR && after == before) stalled_ = true;
     if (error < 0) return error;
     // The kernel may want its completions read first (-EBUSY), or be out of memory for now: what
     // did not fit stays queued for the next turn.
@@ -915,8 +925,30 @@ int Proactor::enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_n
       asleep_since_.store(0, std::memory_order_relaxed);
       blocked_ns_.add(static_cast<std::uint64_t>(read_clock() - began));
     }
+    note_enter(result, wait);
   }
   return door_.fetch_and(~kInside) & kShut ? -EBADF : result;
+}
+
+// Was it refused, once more?
+void Proactor::note_enter(int result, bool waited) noexcept {
+  if (result == -EINTR && waited && ring_.submissions_pending() == 0) {
+    // As it should be: a signal.  Of those there may be any number, but they do not end what does not wait.
+    if (++interruptions_ <= kMostInterruptions) return;
+    result = ring_.enter(false, 0);
+  }
+  const bool dropped = result == -EBADR && ring_.dropped();
+  if (result >= 0 || !(result == -EBADR || again_later(result)) || result == -ETIME || dropped) {
+    refused_ = 0;
+    refusals_ = interruptions_ = 0;
+    return;
+  }
+  if (refusals_++ == 0) refused_since_ = now();
+  refused_ = result;
+}
+
+int Proactor::refused_to_enter() const noexcept {
+  return refusals_ >= kMostRefusals && now() - refused_since_ >= kRefusalPatience ? refused_ : 0;
 }
 
 int Proactor::enter(bool wait, std::int64_t timeout_ns) noexcept {
@@ -929,8 +961,8 @@ int Proactor::spin(std::int64_t spin_ns) noexcept {
 
 void Proactor::back_off(std::int64_t timeout_ns) noexcept {
   const std::int64_t nap = timeout_ns < 0 || timeout_ns > kBackOff ? kBackOff : timeout_ns;
-  const int result = enter_ring(true, nap);
-  if (result == -EAGAIN || result == -EBUSY) kernel_.sleep(kernel_.self, nap);
+  enter_ring(true, nap);
+  if (refused_ != 0) kernel_.sleep(kernel_.self, nap);
 }
 
 // How many there were.
@@ -998,6 +1030,11 @@ int Proactor::reap() noexcept {
   // the flag stays up until the next work comes, and a thread that waited for it to fall would spin.
   // To sleep under it is safe: work that has come after all is run before the sleep.
   flag_is_stale_ = count == 0 && ring_.completions_deferred();
+  if (refused_ != 0) stalled_ = true;
+  if (count != 0) {
+    refused_ = 0;
+    refusals_ = 0;
+  }
   if (count != 0 && !ring_.dropped()) stalled_ = false;
   // The poll for it may be among what the kernel does not take.
   if (stalled_ && !wake_armed_) hear_wake();
@@ -1006,11 +1043,14 @@ int Proactor::reap() noexcept {
 
 int Proactor::turn(std::int64_t timeout_ns) noexcept {
   int error = prepare();
-  if (error < 0) return error;
+  if (error < 0 && error != -EINTR) return error;
   const bool wait = timeout_ns != 0 && idle();
-  if (wait || must_enter()) error = enter(wait, timeout_ns);
+  if (error == 0 && (wait || must_enter())) error = enter(wait, timeout_ns);
   reap();
-  if (error == 0 && stalled_ && timeout_ns != 0) back_off(timeout_ns);
+  if (const int refused = refused_to_enter()) error = refused;
+  // (One interruption may be a signal's.)
+  const bool pause = error == 0 || (error == -EINTR && refusals_ > 1);
+  if (pause && stalled_ && timeout_ns != 0) back_off(timeout_ns);
   return error;
 }
 
@@ -1018,7 +1058,7 @@ void Proactor::settle(int fd) noexcept {
   cancel_fd(fd);
   // On the lower rungs any thread may enter, but not while the one that takes turns may be in
   // enter() itself: it would publish an SQE that is half written here.
-  if (!bound_here() || thread_ != kernel_.thread_id(kernel_.self)) return;
+  if (!bound_here() || thread_ != kernel_.thread_id(kernel_.self) || refused_to_enter() != 0) return;
   for (int turns = 0; turns < kSettleTurns; ++turns) {
     bool busy = false;
     for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
@@ -1122,7 +1162,7 @@ unsigned Proactor::drain(std::int64_t timeout_ns) noexcept {
       error = enter(may_sleep(), left);
     }
     reap();
-    if (error < 0 && !again_later(error)) break;
+    if ((error < 0 && !again_later(error)) || refused_to_enter() != 0) break;
     if (stalled_) back_off(give_up - now());
   }
   return in_flight_;

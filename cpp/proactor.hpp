@@ -187,6 +187,9 @@ class Proactor {
   // -errno where the kernel refuses to poll, without which there is nothing to wait by; prepare() has
   // returned it.
   int refused_to_poll() const noexcept { return refused_to_poll_; }
+  // -errno where the kernel has refused to be entered (-EBUSY, -EAGAIN, -EINTR, -EBADR) again and again for
+  // seconds, the last time in this turn, and with nothing to reap: it will go on so, and nobody should wait for it.
+  int refused_to_enter() const noexcept;
   // Sleep until something completes, `timeout_ns` (negative: no limit) or a millisecond at most.  May run
   // beside other calls, as enter().
   void back_off(std::int64_t timeout_ns) noexcept;
@@ -309,6 +312,7 @@ class Proactor {
   void dispatch(const io_uring_cqe& cqe) noexcept;
   void disown(Operation* operation, int error) noexcept;
   int enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_ns = 0) noexcept;
+  void note_enter(int result, bool waited) noexcept;
   void shut() noexcept;
   bool fill() noexcept;
   void take_back() noexcept;
@@ -354,6 +358,11 @@ class Proactor {
   unsigned prepared_ = 0;  // SQEs that the turn's enter() has to submit
   bool stalled_ = false;
   int refused_to_poll_ = 0;
+  // What the turn's last enter was refused with, how many have been in a row, and since when.
+  int refused_ = 0;
+  unsigned refusals_ = 0;
+  std::int64_t refused_since_ = 0;
+  unsigned interruptions_ = 0;  // waits in a row
   // The kernel says that there is deferred work, and the last turn's enter found none.
   bool flag_is_stale_ = false;
 };

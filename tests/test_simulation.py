@@ -343,7 +343,9 @@ except KeyboardInterrupt:
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
-    loop.run_until_complete(asyncio.wait(tasks))
+    # (On a busy machine it may have come before the task waited, and so have ended it.)
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks))
 loop.close()
 for a, b in pairs:
     a.close()

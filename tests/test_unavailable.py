@@ -4,6 +4,7 @@ The first half hands `explain` a made-up /proc; the second has the running kerne
 Those run in a process of their own: a seccomp filter stays for good, and limits hit everything in a process.
 """
 
+import concurrent.futures
 import errno
 import os
 import pathlib
@@ -406,6 +407,25 @@ def test_unavailable_imports_nothing_late():
     assert not [line for line in source.splitlines() if line.startswith(" ") and line.lstrip().startswith("import ")]
 
 
+# What io_uring_enter(2) may say, some of it to an SQE only. All at once: most of the time they wait.
+ENTER_ERRNOS = [errno.EAGAIN, errno.EBADF, errno.EBADR, errno.EBUSY, errno.EEXIST, errno.EFAULT, errno.EINTR,
+                errno.EINVAL, errno.ENOMEM, errno.ENXIO, errno.EOPNOTSUPP, errno.EPERM]
+
+
+def for_each_errno(function):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        return dict(zip(ENTER_ERRNOS, pool.map(function, ENTER_ERRNOS)))
+
+
+def test_new_event_loop_under_a_filter_of_each_errno_ends():
+    """Also where the kernel would say it in passing."""
+    told = for_each_errno(lambda number: run_child(INSTALL_FILTER.format(errno=number, first=426, last=426) + "report()"))
+    for number in ENTER_ERRNOS:
+        assert told[number]["errno"] == str(number)
+        assert f"io_uring_enter failed ({errno.errorcode[number]})" in told[number]["text"]
+        assert "seccomp filter" in told[number]["text"]
+
+
 LATER_FILTER = """
 import asyncio, os, socket, uringloop
 descriptors = os.listdir("/proc/self/fd")
@@ -435,3 +455,59 @@ def test_loop_is_closed_under_a_filter_that_came_later(number):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [str(number), "True", "True"]
+
+
+# An idle loop, and one that has something to submit.
+REFUSED_FOR_EVER = """
+import asyncio, os, socket, uringloop
+descriptors = os.listdir("/proc/self/fd")
+loop = uringloop.new_event_loop()
+a, b = socket.socketpair()
+transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=a))
+loop.run_until_complete(asyncio.sleep(0.001))
+{install}
+async def main(sends):
+    if sends:
+        transport.write(b"x")
+    # Timers are no way out of it.
+    while True:
+        await asyncio.sleep(0.01)
+        if sends is None:
+            await loop.create_future()
+for sends in None, False, True:
+    try:
+        loop.run_until_complete(main(sends))
+    except OSError as exc:
+        assert isinstance(exc, uringloop.IouringUnavailableError) and exc.call == "io_uring_enter"
+        print(exc.errno)
+# What was left runs to its end, as far as it needs no kernel.
+loop.close()
+a.close()
+b.close()
+print(loop.is_closed(), os.listdir("/proc/self/fd") == descriptors)
+"""
+
+
+def test_run_under_a_later_filter_of_each_errno_ends():
+    """A call that is refused for ever is an error of the run, whatever the errno says of later."""
+
+    def run(number):
+        program = REFUSED_FOR_EVER.format(install=INSTALL_FILTER.format(first=426, last=426, errno=number))
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    for number, told in for_each_errno(run).items():
+        assert told == [str(number)] * 3 + ["True", "True"], errno.errorcode[number]
+
+
+def test_loop_is_closed_soon_under_a_later_filter_of_each_errno():
+    def run(number):
+        program = LATER_FILTER.format(install=INSTALL_FILTER.format(first=426, last=426, errno=number))
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.split()
+
+    for number, told in for_each_errno(run).items():
+        # (The sleep may have been over before.)
+        assert told in ([str(number), "True", "True"], ["True", "True"]), errno.errorcode[number]

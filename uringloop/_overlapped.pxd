@@ -68,6 +68,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
 
     const Kernel& real_kernel()
     int real_features(Features* features, const char** call)
+    cbool is_passing(int error)
     int probe_features(const Kernel& kernel, Features* features, Rung best, const char** call)
 
     cdef cppclass Completion:
@@ -138,6 +139,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         const Features& features()
         unsigned ring_flags()
         int refused_to_poll()
+        int refused_to_enter()
         int ring_fd()
         uint64_t enters()
         uint64_t submissions()

@@ -275,23 +275,31 @@ cdef class Ring:
         cdef const char* call = "io_uring_setup"
         cdef int64_t waited = 0
         cdef int error
-        cdef int best
+        cdef int best = 0
         if self._proactor.is_open():
             raise RuntimeError("the ring is already made")
-        if rung is None and kernel is None:
-            error = real_features(&features, &call)
-        else:
+        if rung is not None or kernel is not None:
             best = rung or 0
             if not 0 <= best <= 2:
                 raise ValueError("rung must be 0, 1 or 2")
-            error = probe_features(_calls_of(kernel)[0], &features, <Rung> best, &call)
+        while True:
+            if rung is None and kernel is None:
+                error = real_features(&features, &call)
+            else:
+                error = probe_features(_calls_of(kernel)[0], &features, <Rung> best, &call)
+            # What may be over in a moment, and mostly is at the next attempt.
+            if not (is_passing(error) or error == -ENOMEM) or not self._wait_for_memory(&waited):
+                break
+        if self._proactor.is_open():
+            raise RuntimeError("the ring is already made")
         if error == 0:
+            call = "io_uring_setup"
             error = self._proactor.init(features, self._sq_entries, self._cq_entries, 0)
-        while error == -ENOMEM and self._wait_for_memory(&waited):
-            # Another thread may have made it.
-            if self._proactor.is_open():
-                raise RuntimeError("the ring is already made")
-            error = self._proactor.init(features, self._sq_entries, self._cq_entries, 0)
+            while error == -ENOMEM and self._wait_for_memory(&waited):
+                # Another thread may have made it.
+                if self._proactor.is_open():
+                    raise RuntimeError("the ring is already made")
+                error = self._proactor.init(features, self._sq_entries, self._cq_entries, 0)
         if error < 0:
             raise explain(-error, stage=call.decode(),
                           memory_needed=CppRing.memory_needed(self._sq_entries, self._cq_entries))
@@ -547,6 +555,7 @@ cdef class Ring:
         cdef int64_t nap_ns
         cdef int error
         cdef bint sleep
+        cdef bint bound = False
         if PyThread_get_thread_ident() != self._thread:
             self._bind()
         else:
@@ -585,23 +594,30 @@ cdef class Ring:
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()
-            if error == -EEXIST:
+            if error == -EEXIST and not bound:
                 # The thread that the ring belongs to has ended, and this one got its identity.
                 self._bind(True)
+                # Of the ring that it has now it is the owner: to be told so again means something else.
+                bound = True
                 continue
+            if error == 0:
+                bound = False
             if error == -EBADF:
                 self._check()
             if error < 0 and error != -EINTR:
-                if proactor.refused_to_poll():
-                    raise explain(-error, stage="IORING_OP_POLL_ADD")
-                if error == -EACCES or error == -EPERM:
-                    raise explain(-error, stage="io_uring_enter")
-                raise os_error(error)
+                raise explain(-error, stage="IORING_OP_POLL_ADD" if proactor.refused_to_poll() else "io_uring_enter")
             if sleep or error == -EINTR:
                 PyErr_CheckSignals()
                 # A handler may have come back in a forked child.
                 self._check()
-            if proactor.take_wake() or proactor.has_completions() or timeout_ns == 0:
+            if proactor.has_completions():
+                proactor.take_wake()
+                return 0
+            # It would be waited for in vain.
+            error = proactor.refused_to_enter()
+            if error < 0:
+                raise explain(-error, stage="io_uring_enter")
+            if proactor.take_wake() or timeout_ns == 0:
                 return 0
             if timeout_ns > 0:
                 timeout_ns = deadline - proactor.now()
@@ -925,7 +941,7 @@ cdef class Ring:
                 with nogil:
                     error = proactor.enter(sleep, left)
             proactor.reap()
-            if error < 0 and error != -EINTR:
+            if error < 0 and error != -EINTR or proactor.refused_to_enter():
                 break
             if proactor.stalled():
                 with nogil:

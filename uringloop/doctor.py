@@ -45,6 +45,8 @@ _NAMES = {
     "system-files": "the system's limit of open files stops it",
     "security-module": "a security module or a sandbox stops it",
     "restriction": "an operation that it needs is refused",
+    "descriptor": "the ring's descriptor is not its own any more",
+    "refused": "the kernel refuses to be entered",
     "unknown": "it is not known what stops it",
 }
 _PATIENCE = 10.0  # seconds that a message to oneself may take

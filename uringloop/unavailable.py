@@ -35,8 +35,8 @@ class IouringUnavailableError(OSError):
     """An io_uring can't be had here; the text names the cause and the cure.
 
     `errno` is the kernel's own answer. `cause` is one word for programs: "seccomp", "sysctl", "kernel",
-    "memlock", "memory", "files", "system-files", "security-module", "restriction" or "unknown". `call` is the
-    system call, or the operation, that failed; `memory_needed` the bytes that a ring locks, None where that is unknown.
+    "memlock", "memory", "files", "system-files", "security-module", "restriction", "descriptor", "refused" or
+    "unknown". `call` is the system call, or the operation, that failed; `memory_needed` the bytes that a ring locks, None where that is unknown.
     """
 
     cause = "unknown"
@@ -53,7 +53,7 @@ def explain(
     release=None,
     getrlimit=resource.getrlimit,
 ):
-    """Make the IouringUnavailableError for a ring that could not be set up.
+    """Make the IouringUnavailableError for a ring that could not be set up, or can't be used any more.
 
     errno_: the positive errno of the call that failed.
     stage: the name of that call, as the text shall tell it, or of an operation of io_uring's, IORING_OP_...
@@ -70,6 +70,8 @@ def explain(
     elif errno_ == errno.ENOSYS:
         # Some container managers (Podman's default among them) answer ENOSYS to what they don't know.
         cause, text = _seccomp(system) if system.filtered() else _kernel(errno_, system)
+    elif stage == "io_uring_enter":
+        cause, text = _not_entered(errno_, system)
     elif errno_ == errno.EINVAL:
         cause, text = _kernel(errno_, system)
     elif errno_ == errno.ENOMEM:
@@ -184,6 +186,32 @@ def _security_module(errno_):
         f"(SELinux, AppArmor) or a sandbox does: look for `{_name(errno_)}` or `io_uring` in the audit log "
         "(`journalctl -k`) and allow io_uring for this program.",
     )
+
+
+# What an enter says that should not be said to it, or not for ever. Source: io_uring_enter(2).
+_NOT_A_RING = ("descriptor", "the ring's descriptor is no ring's any more: something in this program has closed it, or another"
+               " file of its number (os.close(), os.closerange(), a file object that was dropped late).")
+_TEXTS = {
+    errno.EBUSY: ("refused", "again and again, for a second or more: completions are to be read first, it says, and there are none."),
+    errno.EINTR: ("refused", "again and again, for a second or more, as if a signal had come; none has."),
+    errno.EBADR: ("refused", "completions were dropped, it says, and none was."),
+    errno.EEXIST: ("refused", "it says that the ring is another thread's, and it is this thread's."),
+    errno.EAGAIN: ("memory", "again and again, for a second or more: the kernel has no memory for a request. Look at the memory limit"
+                   " of the container or service (memory.max of its cgroup) and at free memory."),
+    errno.ENOMEM: ("memory", "the kernel has no memory for a request. Look at the memory limit of the container or service"
+                   " (memory.max of its cgroup) and at free memory."),
+    errno.EBADF: _NOT_A_RING,
+    errno.ENXIO: _NOT_A_RING,
+    errno.EOPNOTSUPP: _NOT_A_RING,
+}
+
+
+def _not_entered(errno_, system):
+    cause, text = _TEXTS.get(errno_, ("unknown", "no known cause: please report it with the output of `uname -a`"))
+    if system.filtered():
+        # (It may have come after the ring, and it answers what it likes.)
+        text += " A seccomp filter is active (Seccomp: 2 in /proc/self/status), and the answer may be its."
+    return cause, text
 
 
 def _operation(errno_, system, stage):

@@ -619,6 +619,7 @@ int SimulatedKernel::enter(int fd, unsigned to_submit, unsigned min_complete, un
   if (ring->flags & IORING_SETUP_R_DISABLED) return -EBADFD;
   if (to_submit != 0 && !may_enter(*ring)) return -EEXIST;
   if (to_submit != 0 && submit_error != 0) return submit_error;
+  if (min_complete != 0 && interrupt_waits) return -EINTR;
   if ((to_submit != 0 || min_complete != 0) && strikes(&Chances::failed_enter)) {
     // A signal; no memory for a request, no room for its completion.
     if (to_submit == 0) return -EINTR;

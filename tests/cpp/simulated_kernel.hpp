@@ -146,6 +146,7 @@ class SimulatedKernel {
   int setup_error = 0;            // of every ring that is asked for
   int mmap_error = 0;             // of every mapping of one
   int submit_error = 0;           // of every enter that has something to submit: it does nothing
+  bool interrupt_waits = false;    // every enter that would wait ends with -EINTR
   bool busy_on_overflow = false;  // -EBUSY when not all that overflowed fits
   // Of operations that are over: what `chances.stray` chooses from.  A key whose slot has got
   // another joins them by itself.

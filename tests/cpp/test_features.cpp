@@ -191,13 +191,31 @@ TEST_CASE("probe_features: names the call that is refused") {
 
 TEST_CASE("probe_features: what an enter says in passing is no refusal") {
   for (int error : {-EAGAIN, -EBUSY, -EINTR}) {
+    for (unsigned times : {1u, 3u}) {
+      SimulatedKernel kernel;
+      kernel.refused_operations = {IORING_OP_SEND};
+      kernel.fail(Call::kEnter, error, 2, times);
+      Features features;
+      CHECK(probe_features(kernel.table(), &features) == 0);
+      // What was tried then, and what came after it, is known.
+      CHECK(features.refused == kNoSend);
+      // One for each operation that is tried.
+      CHECK(kernel.calls(Call::kEnter) == 5 + times);
+    }
+  }
+}
+
+TEST_CASE("probe_features: what an enter says for ever is told") {
+  for (int error : {-EAGAIN, -EBUSY, -EINTR}) {
     SimulatedKernel kernel;
-    kernel.fail(Call::kEnter, error, 1, 100);
+    const std::size_t files = kernel.open_files();
+    kernel.fail(Call::kEnter, error, 1, 1000);
     Features features;
-    CHECK(probe_features(kernel.table(), &features) == 0);
-    CHECK(features.refused == 0);
-    // One for each operation that is tried.
-    CHECK(kernel.calls(Call::kEnter) == 5);
+    const char* call = nullptr;
+    CHECK(probe_features(kernel.table(), &features, Rung::kDeferTaskrun, &call) == error);
+    CHECK(call == std::string("io_uring_enter"));
+    CHECK(kernel.calls(Call::kEnter) < 10);
+    CHECK(kernel.open_files() == files);
   }
 }
 

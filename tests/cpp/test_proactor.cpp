@@ -1124,6 +1124,84 @@ TEST_CASE("turn: a kernel that is busy or out of memory for now is no error") {
   }
 }
 
+TEST_CASE("turn: a kernel that is never entered is told of, and soon") {
+  for (Rung rung : kRungs) {
+    for (int error : {-EBUSY, -EAGAIN, -EINTR, -EBADR}) {
+      // With nothing to submit; with a send, and with more of them than the SQ holds.
+      for (unsigned operations : {0u, 1u, 20u}) {
+        CAPTURE(rung_name(rung));
+        CAPTURE(error);
+        CAPTURE(operations);
+        Simulation simulation(rung, 4, 64);
+        Proactor& proactor = simulation.proactor;
+        auto [ours, theirs] = simulation.kernel.stream_pair();
+        simulation.turn();
+        for (unsigned count = 0; count < operations; ++count) proactor.start_send(ours, "x", 1, 0);
+        simulation.kernel.fail(Call::kEnter, error, 1, 1000000);
+        const std::int64_t before = proactor.now();
+        for (int turns = 0; turns < 5000 && proactor.refused_to_enter() == 0; ++turns) simulation.turn(-1);
+        CHECK(simulation.turn(-1) == error);
+        CHECK(proactor.refused_to_enter() == error);
+        // A pause is made after each: nobody spins.
+        CHECK(simulation.kernel.calls(Call::kEnter) < 10000);
+        CHECK(proactor.now() - before > 1000 * kMillisecond);
+        // It is known from here on, and nobody waits for it again.
+        const std::int64_t then = proactor.now();
+        CHECK(proactor.drain(1000 * kMillisecond) == proactor.in_flight());
+        proactor.settle(ours);
+        CHECK(proactor.now() - then < 100 * kMillisecond);
+        // Until the kernel has thought better of it.
+        simulation.kernel.fail(Call::kEnter, 0, 1, 1000000);
+        CHECK(simulation.turn() == 0);
+        CHECK(proactor.refused_to_enter() == 0);
+        CHECK(simulation.collector.count() == operations);
+        CHECK(simulation.kernel.take(theirs).empty());
+        const std::int64_t late = proactor.start_send(ours, "late", 4, 0);
+        CHECK(simulation.collector.until_all({late}));
+        CHECK(simulation.kernel.take(theirs) == "late");
+      }
+    }
+  }
+}
+
+TEST_CASE("turn: signals may come as often as they like") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  const std::int64_t poll = proactor.start_poll(Kind::kReceive, ours, POLLIN);
+  simulation.turn();
+  const std::int64_t before = proactor.now();
+  // An enter that does not wait is not interrupted.
+  simulation.kernel.interrupt_waits = true;
+  for (int turns = 0; turns < 10000; ++turns) {
+    CHECK(simulation.turn(-1) == -EINTR);
+    simulation.kernel.now += kMillisecond;
+  }
+  CHECK(proactor.now() - before > 10000 * kMillisecond);
+  CHECK(proactor.refused_to_enter() == 0);
+  CHECK_FALSE(proactor.stalled());
+  simulation.kernel.interrupt_waits = false;
+  CHECK(simulation.kernel.put(theirs, "x") == 1);
+  CHECK(simulation.collector.until_all({poll}, 3));
+}
+
+TEST_CASE("turn: a kernel that refuses for a long time, and takes something now and then, is no error") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  simulation.turn();
+  for (int times = 0; times < 20; ++times) {
+    const std::int64_t send = proactor.start_send(ours, "x", 1, 0);
+    simulation.kernel.fail(Call::kEnter, -EAGAIN, 1, 1000);
+    const std::int64_t before = proactor.now();
+    while (!simulation.collector.has(send)) {
+      REQUIRE(simulation.turn(-1) == 0);
+      REQUIRE(proactor.now() - before < 2000 * kMillisecond);
+    }
+  }
+  CHECK(simulation.kernel.take(theirs).size() == 20);
+}
+
 // More than the SQ holds, and a kernel that takes nothing.
 template <typename Test>
 void while_refused(Test test) {
