@@ -22,6 +22,7 @@ CXXFLAGS keeps it (`CFLAGS=-g pip install .`), and so do sanitizers and `build_e
 A free-threaded Python is refused: see FREE_THREADED.
 """
 
+import concurrent.futures
 import os
 import shlex
 import shutil
@@ -37,6 +38,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 LINKS_CORE = "uringloop._overlapped"
 LIBURING_MINIMUM = "2.3"  # Debian 12's
+# Compilers at a time, where `build_ext --parallel` says nothing else: each takes up to half a gigabyte.
+MOST_COMPILERS = 4
 
 # Why no module declares that it does without the GIL (Py_mod_gil). Built all the same, the first import would switch
 # the GIL on for the whole process, which is not what anybody takes a free-threaded Python for.
@@ -150,6 +153,11 @@ class BuildExt(build_ext):
         self.prepare()
         super().run()
 
+    def finalize_options(self):
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = min(len(os.sched_getaffinity(0)), MOST_COMPILERS)
+
     def prepare(self):
         # Here: an sdist and the metadata need no Cython.
         import Cython
@@ -245,19 +253,17 @@ class BuildExt(build_ext):
         """Compile each cpp/*.cpp that is older than itself or any header; return the objects."""
         sources = sorted(Path("cpp").glob("*.cpp"))
         newest_header = max((h.stat().st_mtime for h in Path("cpp").glob("*.hpp")), default=0)
-        objects = []
-        for source in sources:
+        flags = self.both + self.core + liburing("--cflags")
+
+        def compile_source(source):
             target = self.work / source.with_suffix(".o")
             newest = max(source.stat().st_mtime, newest_header)
             if self.core_is_stale or not target.exists() or target.stat().st_mtime < newest:
-                self.compiler.compile(
-                    [str(source)],
-                    output_dir=str(self.work),
-                    include_dirs=["cpp"],
-                    extra_postargs=self.both + self.core + liburing("--cflags"),
-                )
-            objects.append(str(target))
-        return objects
+                self.compiler.compile([str(source)], output_dir=str(self.work), include_dirs=["cpp"], extra_postargs=flags)
+            return str(target)
+
+        with concurrent.futures.ThreadPoolExecutor(max(1, self.parallel)) as pool:
+            return list(pool.map(compile_source, sources))
 
 
 def extensions():
