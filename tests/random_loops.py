@@ -25,6 +25,7 @@ import socket
 import warnings
 
 import simulation
+import support
 import uringloop
 
 STEPS = 120
@@ -317,6 +318,7 @@ class Program:
         for task in self.tasks:
             task.cancel()
         self.until(lambda: not self.tasks, "cancelled tasks")
+        self.until(lambda: not support.waits(self.loop), "calls that are over")
         # Until now what was cancelled last may have held its socket open.
         self.loop.close()
         self.kernel.kernel.end_closed_rings()
