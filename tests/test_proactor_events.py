@@ -9,6 +9,7 @@ import contextvars
 import ctypes
 import errno
 import gc
+import inspect
 import logging
 import os
 import socket
@@ -368,7 +369,9 @@ async def test_failed_write_is_told_in_the_writers_context(loop, stack):
     context.run(VARIABLE.set, "writer")
     context.run(transport.write, b"data")
     assert isinstance(await protocol.lost, BrokenPipeError)
-    assert seen == ["writer"]
+    # From CPython 3.15 on a connection has a context of its own.
+    has_its_own = "context" in inspect.signature(asyncio.SelectorEventLoop._make_socket_transport).parameters
+    assert seen == [None if has_its_own else "writer"]
 
 
 async def test_paused_transport_keeps_no_context(loop, stack):
