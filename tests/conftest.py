@@ -20,6 +20,9 @@ from loop_factories import LOOPS, OURS
 from support import Recorder, certificate_contexts, tcp_pair, turns, waits
 from uringloop import _overlapped
 
+# Files with tests of many seconds.
+LONG = {"test_cpp.py", "test_conformance.py", "test_doctor.py", "test_environment.py", "test_setup.py", "test_simulation.py",
+        "test_state_machine.py"}
 # What a test may take; pytest-timeout's limit is for loops that no longer turn.
 TIME_LIMIT = 30
 
@@ -27,10 +30,18 @@ TIME_LIMIT = 30
 def pytest_configure(config):
     config.addinivalue_line("markers", "uringloop_only: the selector loop does something else, or nothing")
     config.addinivalue_line("markers", "alone(reason): not sound beside other tests; tests/run.sh runs it after the others")
+    config.addinivalue_line("markers", "any_python(reason): the same on each Python; left out where URINGLOOP_ANY_PYTHON=done")
 
 
 def pytest_collection_modifyitems(config, items):
     """`alone` tests are skipped in pytest-xdist's workers, and all others where URINGLOOP_ALONE is set."""
+    if os.environ.get("URINGLOOP_ANY_PYTHON") == "done":
+        done = [item for item in items if item.get_closest_marker("any_python")]
+        config.hook.pytest_deselected(items=done)
+        items[:] = [item for item in items if item not in set(done)]
+    if hasattr(config, "workerinput"):
+        # The longest first: what is short goes round between the workers in the end.
+        items.sort(key=lambda item: item.path.name not in LONG)
     alone = [item for item in items if item.get_closest_marker("alone")]
     if os.environ.get("URINGLOOP_ALONE"):
         config.hook.pytest_deselected(items=[item for item in items if item not in alone])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.any_python("shell scripts")
+
 ROOT = Path(__file__).resolve().parents[1]
 # What the scripts call; no Python, no sudo and no apt among them.
 TOOLS = ("bash", "sh", "env", "dirname", "grep", "sort", "tail", "head", "cat", "timeout", "awk", "sha256sum", "stat", "rm",

@@ -23,6 +23,9 @@ import uringloop
 from mirror_checker import Stdlib, check
 from uringloop.side_by_side import mirror, pyx_scanner
 
+# Of every method and class something is made wrong: that takes a minute.
+of_the_checker = pytest.mark.any_python("it tries the checker")
+
 PACKAGE = Path(uringloop.__file__).parent
 PAIRS = {pair.ours: pair for pair in mirror.MODULES}
 MIRROR = PAIRS["uring_events.pyx"]
@@ -339,6 +342,7 @@ def reported(lines):
     return [f"{p.kind} {p.name}" for p in check("\n".join(lines), MIRROR, STDLIB)]
 
 
+@of_the_checker
 @pytest.mark.parametrize("owner", OWNERS)
 def test_missing_method_is_reported(owner):
     for item in methods(owner):
@@ -350,6 +354,7 @@ def test_missing_method_is_reported(owner):
             f"missing {item.qualname}"]
 
 
+@of_the_checker
 def test_missing_class_is_reported():
     for item in mirrored():
         if item.owner:
@@ -360,6 +365,7 @@ def test_missing_class_is_reported():
             f"missing {name}"]
 
 
+@of_the_checker
 @pytest.mark.parametrize("owner", OWNERS)
 def test_moved_method_is_reported(owner):
     members = methods(owner, conditional=False)
@@ -375,6 +381,7 @@ def test_moved_method_is_reported(owner):
         assert reported(without(moved, item)) == [f"order {item.qualname}"]
 
 
+@of_the_checker
 @pytest.mark.parametrize("owner", OWNERS)
 def test_swapped_methods_are_reported(owner):
     members = methods(owner, conditional=False)
@@ -421,6 +428,7 @@ def keywords_for_all(parameters):
     return [parameters[0], *(replace(p, kind=Kind.KEYWORD_ONLY) for p in parameters[1:])]
 
 
+@of_the_checker
 @pytest.mark.parametrize("owner", OWNERS)
 @pytest.mark.parametrize("change", [renamed, added, added_keyword, dropped, other_default,
                                     no_defaults, keywords_for_all])
@@ -431,6 +439,7 @@ def test_other_parameters_are_reported(owner, change):
         assert reported(with_arguments(item, changed)) == expected
 
 
+@of_the_checker
 @pytest.mark.parametrize("owner", OWNERS)
 def test_other_form_is_reported(owner):
     """A coroutine for a function, and a method for a static or class method."""
