@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,51 @@ async def test_b10_get_buffer_where_there_is_no_data(loop, pair, tls, native):
     await turns(5)
     assert received.calls == (0 if native else 1)
     await closed((client, sent), (server, received))
+
+
+def test_b11_interrupt_within_sslobject(loop, pair, tls, native, monkeypatch):
+    class Interrupt(KeyboardInterrupt):
+        pass
+
+    def interrupt(transport, method):
+        """Let SSLObject's method do its work, and raise then, once: as a signal's handler."""
+        def interrupted(self, *arguments):
+            result = original(self, *arguments)
+            if self is sslobject and not raised:
+                raised.append(method)
+                raise Interrupt
+            return result
+
+        sslobject, original, raised = transport.get_extra_info("ssl_object"), getattr(ssl.SSLObject, method), []
+        monkeypatch.setattr(ssl.SSLObject, method, interrupted)
+        return raised
+
+    async def twice():
+        interrupt(client, "write")
+        with pytest.raises(Interrupt):
+            client.write(b"once.")
+        client.write(b"End")
+        await received.received(8 if native else 13)
+
+    async def hole():
+        raised = interrupt(server, "read")
+        client.write(b"lost")
+        await until(lambda: raised)
+
+    async def behind():
+        client.write(b"behind")
+        if native:
+            assert isinstance(await received.lost, ConnectionAbortedError)
+            await sent.lost
+        else:
+            await received.received(19)
+            await closed((client, sent), (server, received))
+
+    (client, sent), (server, received) = loop.run_until_complete(tls_pair(loop, pair, tls))
+    loop.run_until_complete(twice())
+    task = loop.create_task(hole())
+    with pytest.raises(Interrupt):
+        loop.run_until_complete(task)
+    loop.run_until_complete(task)
+    loop.run_until_complete(behind())
+    assert received.data == (b"once.End" if native else b"once.once.Endbehind")

@@ -6,6 +6,7 @@ What is here runs on asyncio's sslproto as well, which stands behind two of the 
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import random
@@ -13,6 +14,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import weakref
 from asyncio import sslproto as stdlib_sslproto
 
@@ -345,6 +347,36 @@ async def test_tls_in_tls_cut_anywhere(loop, pair, tls):
     transports[0].close()
     assert await protocols[0].lost is None and await protocols[1].lost is None
     await turns(5)
+
+
+async def test_long_write_over_tls_in_tls_and_the_peer_ends(loop, pair, tls):
+    """The transport that is itself over TLS is given it in one piece, which leaves whole behind the peer's end."""
+    outer = await Peer.connect(loop, pair, tls)
+    protocol = Recorder()
+    protocol.calls.append("connection_made")
+    starting = asyncio.create_task(loop.start_tls(outer.transport, protocol, tls[0], server_side=True))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    inner = tls[1].wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            inner.do_handshake()
+        except ssl.SSLWantReadError:
+            await outer.write(outgoing.read())
+            incoming.write(await outer.read(1))
+            incoming.write(outer.tls.read(65536))
+        else:
+            await outer.write(outgoing.read())
+            break
+    transport = await starting
+    transport.write(bytes(3_000_000))
+    transport.write(b"end")
+    assert "pause_writing" not in protocol.calls
+    assert transport.get_write_buffer_size() < 100
+    outer.sock.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof_received" in protocol.calls)
+    raw = await read_all(loop, outer.sock)
+    assert sum(records(raw)) > 3_000_000
+    assert await protocol.lost is None
 
 
 # -- what is wrong with it --
@@ -716,6 +748,316 @@ async def test_sslobject_class(loop, pair, contexts):
     assert await peer.read(len(data)) == data
     assert isinstance(peer.transport.get_extra_info("ssl_object"), Mine) and {"read", "write"} <= set(called)
     await over(peer)
+
+
+@pytest.mark.parametrize("most", [1, 100, RECORD + 1])
+async def test_sslobject_that_writes_a_part(loop, pair, contexts, most):
+    """It says how much it took: the rest is given to it again, and nothing twice."""
+    given = []
+
+    class Sparing(ssl.SSLObject):
+        def write(self, data):
+            given.append(data)
+            return super().write(data[:most])
+
+    contexts[0].sslobject_class = Sparing
+    peer = await Peer.connect(loop, pair, contexts)
+    data = some_bytes(20 * most)
+    for piece in (data[:3], data[3:2 * most + 5], data[2 * most + 5:]):
+        peer.transport.write(piece)
+        assert peer.transport.get_write_buffer_size() == 0
+    assert await peer.read(len(data)) == data
+    # Each as it was written, and in its own type.
+    del given[:]
+    peer.transport.writelines([b"a", b"", bytearray(b"b"), memoryview(b"c")])
+    assert given == [b"a", b"", b"b", b"c"]
+    assert [type(piece) for piece in given] == [bytes, bytes, bytearray, memoryview]
+    assert await peer.read(3) == b"abc"
+    await over(peer)
+
+
+async def test_patched_sslobject(loop, pair, tls, monkeypatch):
+    """Who changes ssl.SSLObject's methods has them called as asyncio's sslproto calls them."""
+    called = []
+    read, write = ssl.SSLObject.read, ssl.SSLObject.write
+
+    def patched_read(self, len=1024):
+        called.append("read")
+        return read(self, len)
+
+    def patched_write(self, data):
+        called.append(type(data))
+        return write(self, data)
+
+    monkeypatch.setattr(ssl.SSLObject, "read", patched_read)
+    monkeypatch.setattr(ssl.SSLObject, "write", patched_write)
+    peer = await Peer.connect(loop, pair, tls)
+    data = some_bytes(100_000)
+    await peer.write(data)
+    assert await peer.protocol.received(len(data)) == data
+    assert "read" in called
+    del called[:]
+    peer.transport.write(data)
+    assert called == [bytes]
+    assert await peer.read(len(data)) == data
+    monkeypatch.undo()
+    await over(peer)
+
+
+@pytest.mark.parametrize("by", ["slice", "ctypes"])
+async def test_who_keeps_the_buffer_of_a_read(loop, pair, tls, monkeypatch, by):
+    """A patch that comes behind the connection is given a buffer, and may look into it ever after."""
+    peer = await Peer.connect(loop, pair, tls)
+    read = ssl.SSLObject.read
+    kept = []
+
+    def patched(self, size, buffer=None):
+        if buffer is None or self is peer.tls:
+            return read(self, size)
+        kept.append(buffer[:] if by == "slice" else (ctypes.c_char * len(buffer)).from_buffer(buffer))
+        return read(self, size, buffer)
+
+    monkeypatch.setattr(ssl.SSLObject, "read", patched)
+    peer.transport.pause_reading()
+    await peer.write(b"one", b"two")
+    await until(lambda: peer.transport.get_read_buffer_size() >= 2 * (HEADER + 3 + 17))
+    peer.transport.resume_reading()
+    told = await peer.protocol.received(6)
+    assert told == b"onetwo"
+    others = [bytes(size) for size in range(200) for _ in range(50)]
+    for view in kept[:1]:
+        assert bytes(view)[:3] == b"one"
+        view[:3] = b"xxx"
+    assert told == bytes(peer.protocol.data) == b"onetwo" and not any(map(any, others))
+    await over(peer)
+
+
+class Interrupt(KeyboardInterrupt):
+    """What a signal's handler raises."""
+
+
+@contextlib.contextmanager
+def interrupted(peer, method, when, number=1):
+    """Have the loop's ssl.SSLObject raise once, where it is called for the `number`th time: a signal's moment.
+
+    The object tells whether it has.
+    """
+    calls = 0
+    raised = []
+
+    def interrupt(frame, event, arg):
+        nonlocal calls
+        if frame.f_code is not code or frame.f_locals["self"] is peer.tls:
+            return None
+        calls += 1
+        if calls != number:
+            return None
+        if when == "before":
+            raised.append(when)
+            raise Interrupt
+        return at_return
+
+    def at_return(frame, event, arg):
+        if event == "return":
+            raised.append(when)
+            raise Interrupt
+        return at_return
+
+    code = getattr(ssl.SSLObject, method).__code__
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        yield raised
+    finally:
+        sys.settrace(before)
+
+
+def run_interrupted(loop, coroutine):
+    """Run it to its end, however often the loop is interrupted; return how often that was."""
+    task = loop.create_task(coroutine)
+    count = 0
+    while not task.done():
+        try:
+            loop.run_until_complete(task)
+        except Interrupt:
+            count += 1
+    task.result()
+    return count
+
+
+@pytest.mark.parametrize("kind", ["data_received", "buffer of 1000"])
+def test_interrupt_before_a_read(loop, pair, tls, kind, is_native):
+    """The record is not lost, and none comes one record late from then on."""
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls, KINDS[kind])
+        await peer.write(b"first")
+        await until(lambda: len(peer.protocol.data) >= 5)
+        with interrupted(peer, "read", "before") as raised:
+            await peer.write(b"second")
+            await until(lambda: raised)
+            await turns(3)
+        if is_native:
+            # It needs no other record to bring it.
+            assert peer.protocol.data == b"firstsecond"
+        await peer.write(b"third")
+        await until(lambda: len(peer.protocol.data) >= 16)
+        assert peer.protocol.data == b"firstsecondthird"
+        await peer.write(b"fourth")
+        await until(lambda: len(peer.protocol.data) >= 22)
+        await over(peer)
+
+    assert run_interrupted(loop, body()) == 1
+
+
+@pytest.mark.parametrize("kind", ["data_received", "buffer of 1000", "buffer of 200000"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_interrupt_behind_a_read(loop, pair, tls, kind, number, is_native):
+    """What it has read is gone: nobody is told what comes behind it."""
+    if not is_native:
+        pytest.skip("the stdlib's sslproto goes on behind the hole")
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls, KINDS[kind])
+        await peer.write(b"first")
+        await until(lambda: len(peer.protocol.data) >= 5)
+        stream = peer.encrypted(*[b"second"] * number)
+        with interrupted(peer, "read", "behind", number) as raised:
+            await peer.send(stream)
+            await until(lambda: raised)
+        with contextlib.suppress(OSError):
+            await peer.write(b"third")
+        assert isinstance(await peer.protocol.lost, ConnectionAbortedError)
+        assert peer.protocol.data == b"first"
+
+    assert run_interrupted(loop, body()) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+@pytest.mark.parametrize("pieces", [[b"second"], [b"second", b"and more"], [some_bytes(300_000)]],
+                         ids=["one", "two", "long"])
+async def test_interrupt_in_a_write(loop, pair, tls, when, pieces, is_native):
+    """What is written is sent once, along with what comes behind it."""
+    if not is_native and when == "behind":
+        pytest.skip("the stdlib's sslproto sends it twice")
+    peer = await Peer.connect(loop, pair, tls)
+    peer.transport.write(b"first")
+    # (The second part of what is long.)
+    with interrupted(peer, "write", when, 2 if is_native and len(pieces[0]) > 100 else 1), pytest.raises(Interrupt):
+        if len(pieces) == 1:
+            peer.transport.write(pieces[0])
+        else:
+            peer.transport.writelines(pieces)
+    peer.transport.write(b"third")
+    data = b"".join([b"first", *pieces, b"third"])
+    assert await peer.read(len(data)) == data
+    assert peer.transport.get_write_buffer_size() == 0
+    peer.transport.write(b"end")
+    assert await peer.read(3) == b"end"
+    await over(peer)
+
+
+@pytest.mark.parametrize("method", ["getpeercert", "cipher", "compression"])
+def test_interrupt_behind_the_handshake(loop, pair, tls, method, is_native):
+    """Who waits for the connection is told that there is none."""
+    if not is_native:
+        pytest.skip("the stdlib's sslproto leaves him waiting")
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls, handshake=False)
+        with interrupted(peer, method, "behind") as raised:
+            await peer.handshake()
+            await until(lambda: raised)
+        with pytest.raises(ConnectionAbortedError):
+            await peer.connecting
+
+    assert run_interrupted(loop, body()) == 1
+
+
+@pytest.mark.parametrize("kind", [Recorder, Buffered])
+def test_interrupt_out_of_connection_made(loop, pair, tls, kind, is_native):
+    """The connection is there all the same, with what came along with the handshake."""
+    if not is_native:
+        pytest.skip("the stdlib's sslproto leaves who connects waiting")
+
+    class Interrupting(kind):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            raise Interrupt
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls, Interrupting, handshake=False)
+        while True:
+            try:
+                peer.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await peer.flush()
+                await peer.receive()
+            else:
+                break
+        await peer.write(b"early")
+        peer.transport, peer.protocol = await peer.connecting
+        await until(lambda: peer.protocol.data == b"early")
+        await over(peer)
+
+    assert run_interrupted(loop, body()) == 1
+
+
+@pytest.mark.parametrize("where", ["data_received", "eof_received"])
+def test_interrupt_beside_the_peer_s_end(loop, pair, tls, where, is_native):
+    """The end is told, and the connection ends."""
+    if not is_native:
+        pytest.skip("the stdlib's sslproto waits for the end of the stream below")
+
+    class Interrupting(Recorder):
+        pass
+
+    def interrupt(self, *arguments):
+        getattr(Recorder, where)(self, *arguments)
+        raise Interrupt
+
+    setattr(Interrupting, where, interrupt)
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls, Interrupting)
+        stream = peer.encrypted(b"last")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        await peer.send(stream + peer.outgoing.read())
+        assert await peer.protocol.lost is None
+        assert peer.protocol.calls == ["connection_made", "data_received", "eof_received", "connection_lost"]
+
+    assert run_interrupted(loop, body()) == 1
+
+
+def test_interrupt_out_of_data_received_while_the_transport_below_has_paused(loop, pair, tls, is_native):
+    """It is resumed all the same."""
+    if not is_native:
+        pytest.skip("the stdlib's sslproto reads no more")
+
+    class Interrupting(Recorder):
+        interrupts = 1
+
+        def data_received(self, data):
+            super().data_received(data)
+            if len(self.data) > 1 and self.interrupts:
+                self.interrupts -= 1
+                raise Interrupt
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls, Interrupting)
+        peer.transport.set_read_buffer_limits(high=50_000, low=10_000)
+        below = peer.transport._ssl_protocol._transport
+        peer.transport.pause_reading()
+        data = some_bytes(1_000_000)
+        sending = asyncio.create_task(peer.write(data))
+        await until(lambda: not below.is_reading())
+        peer.transport.resume_reading()
+        assert await peer.protocol.received(len(data)) == data
+        await sending
+        await over(peer)
+
+    assert run_interrupted(loop, body()) == 1
 
 
 # -- what it is --

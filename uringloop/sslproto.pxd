@@ -44,11 +44,13 @@ cdef class SSLProtocol:
     cdef Py_ssize_t _length                  # of that one, once its header has come
     cdef Py_ssize_t _single                  # of the one that is whole, where there is no other
     cdef unsigned char _header[5]
+    cdef Py_ssize_t _seen                    # how much of it there was when OpenSSL was asked; -1: it has more
     cdef bint _clean                         # there is nothing but _single and _partial
     cdef bint _eager                         # what comes are no records: OpenSSL is to say so
     cdef bint _inner                         # OpenSSL may hold bytes that it has decrypted
     cdef bint _usual                         # _ssl_object is an ssl.SSLObject, and of no class of the program's
     cdef bint _ended                         # the last read found the peer's close_notify
+    cdef bint _is_over_tls                   # the transport below is one over TLS, too
     cdef bint _output_due                    # OpenSSL may have written since _outgoing was sent
 
     cdef int _state_now
@@ -69,6 +71,7 @@ cdef class SSLProtocol:
     cdef int bytes_received(self, bytes data) except -1
 
     cdef int _switch_to(self, int state) except -1
+    cdef int _end_interrupted(self) except -1
     cdef int _feed(self, object data, const unsigned char* start, Py_ssize_t size) except -1
     cdef int _advance(self) except -1
     cdef int _handshake(self) except -1
@@ -76,6 +79,7 @@ cdef class SSLProtocol:
     cdef int _shut_down(self) except -1
     cdef int _write(self, data) except -1
     cdef int _encrypt(self) except -1
+    cdef int _encrypt_as_written(self) except -1
     cdef object _take_first(self)
     cdef int _send(self) except -1
     cdef int _hand_on(self) except -1
@@ -86,6 +90,7 @@ cdef class SSLProtocol:
     cdef object _decrypt(self)
     cdef object _decrypt_records(self, Py_ssize_t size)
     cdef object _decrypt_all(self)
+    cdef object _take(self, Py_ssize_t size, buffer)
     cdef int _control_writing(self) except -1
     cdef int _control_reading(self) except -1
     cdef int _tell_handler(self, message, exc) except -1

@@ -22,6 +22,9 @@ Differences from the stdlib, numbered; a line `# differs[Pn]` stands where each 
 #     memory.
 # P7: No buffer is there to receive into until somebody asks for it: a native transport does not.
 # P8: Where somebody has patched the stdlib's classes, these are not used; see `connection_class`.
+# P9: An interrupt, in the protocol or in ssl.SSLObject, whose methods are Python, leaves nothing undone: the next turn
+#     goes on reading, and who waits for the handshake is told. What SSLObject has written by then is not written
+#     again. What it has read is lost, so the connection ends there, where the stdlib goes on behind the hole.
 import collections
 import inspect
 import warnings
@@ -34,7 +37,7 @@ except ImportError:
     ssl = None
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.object cimport PyObject
 
@@ -48,6 +51,12 @@ cdef extern from "Python.h":
     void Py_XDECREF_raw "Py_XDECREF"(PyObject* data)
     object PyMemoryView_FromMemory(char* data, Py_ssize_t size, int flags)
 
+    ctypedef struct _PyManagedBufferObject:
+        Py_ssize_t exports
+
+    ctypedef struct PyMemoryViewObject:
+        _PyManagedBufferObject* mbuf
+
 if ssl is not None:
     SSLAgainErrors = sslproto.SSLAgainErrors
     _SSLObject = ssl.SSLObject
@@ -57,6 +66,7 @@ else:
 
 cdef object _Again = SSLAgainErrors
 cdef object _UsualSSLObject = _SSLObject
+cdef dict _ssl_object_attributes = dict(vars(_SSLObject)) if _SSLObject is not None else {}
 cdef object _StreamReaderProtocol = streams.StreamReaderProtocol
 
 # What a record holds at most, and what one can be at most with the rest of it (RFC 5246, 6.2.3).
@@ -402,6 +412,7 @@ cdef class SSLProtocol:
     def connection_made(self, transport):
         """Begin the handshake.  Source: asyncio.BaseProtocol."""
         self._transport = transport
+        self._is_over_tls = isinstance(transport, sslproto._SSLProtocolTransport)
         self._start_handshake()
 
     # stdlib: SSLProtocol.connection_lost
@@ -552,18 +563,35 @@ cdef class SSLProtocol:
             self._fatal_error(exc, msg)
             self._wakeup_waiter(exc)
             return
+        except BaseException:
+            # differs[P9]
+            self._end_interrupted()
+            raise
 
         if self._loop.get_debug():
             dt = self._loop.time() - self._handshake_start_time
             logger.debug("%r: SSL handshake took %.1f ms", self, dt * 1e3)
 
-        self._extra.update(peercert=peercert,
-                           cipher=sslobj.cipher(),
-                           compression=sslobj.compression(),
-                           ssl_object=sslobj)
-        if self._app_state_now == STATE_INIT:
-            self._app_state_now = STATE_CON_MADE
-            self._app_protocol.connection_made(self._get_app_transport())
+        known = False
+        try:
+            self._extra.update(peercert=peercert,
+                               cipher=sslobj.cipher(),
+                               compression=sslobj.compression(),
+                               ssl_object=sslobj)
+            known = True
+            if self._app_state_now == STATE_INIT:
+                self._app_state_now = STATE_CON_MADE
+                self._app_protocol.connection_made(self._get_app_transport())
+        except Exception:
+            raise
+        except BaseException:
+            # differs[P9]
+            if known:
+                self._wakeup_waiter()
+                self._loop.call_soon(self._do_read)
+            else:
+                self._end_interrupted()
+            raise
         self._wakeup_waiter()
         self._read()
 
@@ -764,8 +792,9 @@ cdef class SSLProtocol:
     @_sslobj.setter
     def _sslobj(self, sslobj):
         self._ssl_object = sslobj
-        # Of another class, the context's sslobject_class, nothing is known but that it has the methods.
-        self._usual = type(sslobj) is _UsualSSLObject
+        # Of another class, the context's sslobject_class, nothing is known but that it has the methods. The same
+        # holds where somebody has put others into ssl.SSLObject: they expect the stdlib's calls.
+        self._usual = type(sslobj) is _UsualSSLObject and vars(_UsualSSLObject) == _ssl_object_attributes
 
     cdef int _switch_to(self, int state) except -1:
         # From each to the next, and from any to the first.
@@ -774,6 +803,12 @@ cdef class SSLProtocol:
                 'cannot switch state from {} to {}'.format(
                     _STATES[self._state_now], _STATES[state]))
         self._state_now = state
+        return 0
+
+    cdef int _end_interrupted(self) except -1:
+        self._switch_to(UNWRAPPED)
+        if self._transport is not None:
+            self._transport._force_close(ConnectionAbortedError('TLS was interrupted'))
         return 0
 
     # Incoming: records
@@ -846,13 +881,16 @@ cdef class SSLProtocol:
         """Return how many bytes of whole records there are, an upper limit of what they hold."""
         cdef Py_ssize_t pending
         if self._clean:
+            self._seen = self._single + self._partial
             return self._single
         pending = self._incoming.pending
+        self._seen = pending
         # (Of the one that is not whole OpenSSL may have taken a part, behind a record without data.)
         if pending > self._partial:
             return pending - self._partial
         # (Of a record that the program has begun to read itself, by the ssl_object, nobody has told this.)
         if self._inner or self._ssl_object.pending():
+            self._seen = -1
             return _RECORD
         self._clean = True
         return 0
@@ -876,6 +914,12 @@ cdef class SSLProtocol:
             self._control_reading()
         except Exception as ex:
             self._fatal_error(ex, 'Fatal error on SSL protocol')
+        except BaseException:
+            # differs[P9]: OpenSSL is asked again, for the peer's close_notify as well.
+            self._clean = False
+            self._inner = True
+            self._loop.call_soon(self._do_read)
+            raise
         return 0
 
     cdef int _read_into_buffer(self) except -1:
@@ -894,9 +938,11 @@ cdef class SSLProtocol:
             single = self._clean
             self._single = 0
             self._clean = False
+        else:
+            self._seen = self._incoming.pending
         self._output_due = True
         try:
-            count = self._ssl_object.read(wants, buf)
+            count = self._take(wants, buf)
             if count > 0:
                 offset = count
                 while offset < wants:
@@ -909,8 +955,9 @@ cdef class SSLProtocol:
                     # differs[P4]
                     if view is None:
                         view = memoryview(buf).cast('B')
+                    self._seen = -1
                     with view[offset:wants] as rest:
-                        count = self._ssl_object.read(wants - offset, rest)
+                        count = self._take(wants - offset, rest)
                     if count > 0:
                         offset += count
                     else:
@@ -967,17 +1014,19 @@ cdef class SSLProtocol:
         data = None
         if size and not self._inner:
             self._single = 0
+            self._seen = size + self._partial
             self._output_due = True
+            # (Until it is read: an interrupt may leave it where it is.)
+            self._clean = False
             try:
-                data = self._ssl_object.read(size)
+                data = self._take(size, None)
             except _Again:
                 # A ticket, or the like.
-                self._clean = False
                 return None
             count = len(data)
             if 0 < count < size:
+                self._clean = True
                 return data
-            self._clean = False
             if not count:
                 self._ended = True
                 return None
@@ -989,6 +1038,8 @@ cdef class SSLProtocol:
         size = self._count_whole()
         while size:
             self._output_due = True
+            if data is not None:
+                self._seen = -1
             # differs[P3]
             more = self._decrypt_records(size)
             if data is None:
@@ -1005,6 +1056,7 @@ cdef class SSLProtocol:
         cdef PyObject* data = PyBytes_FromStringAndSize_raw(NULL, size)
         cdef Py_ssize_t count
         cdef Py_ssize_t done = 0
+        cdef bint kept = False
         if data is NULL:
             raise MemoryError
         self._inner = False
@@ -1012,14 +1064,21 @@ cdef class SSLProtocol:
             while True:
                 view = PyMemoryView_FromMemory(PyBytes_AS_STRING_raw(data) + done, size - done, PyBUF_WRITE)
                 try:
-                    count = self._ssl_object.read(size - done, view)
+                    count = self._take(size - done, view)
                 finally:
-                    # Nobody has it any more when the object is the protocol's.
-                    view.release()
+                    # Nobody has it any more when the object is the protocol's: a read() that somebody has put in the
+                    # place of SSLObject's may have kept a slice, or what else looks into it.
+                    if (<PyMemoryViewObject*> <PyObject*> view).mbuf.exports > 1:
+                        kept = True
+                    try:
+                        view.release()
+                    except BufferError:
+                        kept = True
                 if count <= 0:
                     self._ended = True
                     break
                 done += count
+                self._seen = -1
                 if done == size:
                     self._inner = True
                     break
@@ -1029,8 +1088,12 @@ cdef class SSLProtocol:
         except _Again:
             pass
         except BaseException:
-            Py_XDECREF_raw(data)
+            if not kept:
+                Py_XDECREF_raw(data)
             raise
+        if kept:
+            # It is his for good, and never freed.
+            return PyBytes_FromStringAndSize(PyBytes_AS_STRING_raw(data), done) if done else None
         if not done:
             Py_XDECREF_raw(data)
             return None
@@ -1044,9 +1107,11 @@ cdef class SSLProtocol:
         """The same, of an object of the program's, and where no headers tell: until there is no more."""
         parts = []
         self._inner = False
+        self._seen = self._incoming.pending
         try:
             while True:
-                data = self._ssl_object.read(self.max_size)
+                data = self._take(self.max_size, None)
+                self._seen = -1
                 if not data:
                     self._ended = True
                     break
@@ -1056,6 +1121,20 @@ cdef class SSLProtocol:
         if len(parts) > 1:
             return b''.join(parts)
         return parts[0] if parts else None
+
+    cdef object _take(self, Py_ssize_t size, buffer):
+        """Read from OpenSSL; _seen: what was in _incoming, -1 if what an interrupt stops may be more than that."""
+        try:
+            if buffer is None:
+                return self._ssl_object.read(size)
+            return self._ssl_object.read(size, buffer)
+        except Exception:
+            raise
+        except BaseException:
+            # differs[P9]
+            if self._seen != <Py_ssize_t> self._incoming.pending:
+                self._end_interrupted()
+            raise
 
     cdef int _control_reading(self) except -1:
         if self._clean and not self._single and not self._ssl_reading_paused and not self._idle_is_stopped:
@@ -1077,15 +1156,24 @@ cdef class SSLProtocol:
         cdef Py_ssize_t size
         # The rule; all else goes the long way.
         if (type(data) is not bytes or PyBytes_GET_SIZE(data) > _RECORD or self._state_now != WRAPPED
-                or self._write_backlog):
+                or self._write_backlog or not self._usual):
             self._write_appdata((data,))
             return 0
         size = PyBytes_GET_SIZE(data)
+        # (What is there is known without a look where all has been sent.)
+        pending = self._outgoing.pending if self._output_due or self._ssl_writing_paused else 0
         try:
             try:
                 count = self._ssl_object.write(data)
             except _Again:
                 count = 0
+            except BaseException:
+                # differs[P9]: an interrupt; it is written later, unless it has been.
+                if self._outgoing.pending == pending:
+                    self._write_backlog.append(data)
+                    self._write_buffer_size += size
+                self._output_due = True
+                raise
             if count < size:
                 self._write_backlog.append(data[count:])
                 self._write_buffer_size += size - count
@@ -1102,8 +1190,14 @@ cdef class SSLProtocol:
         # Whether the transport below is full is asked once: what was written together is handed on together, also
         # the parts behind the one that fills it. It is the transport that sends what it has before it closes.
         cdef bint full = self._ssl_writing_paused
+        # TLS below keeps what comes when it is full, and loses that if the peer ends: it is handed all in one piece.
+        cdef bint over_tls = self._is_over_tls
+        cdef Py_ssize_t pending
         backlog = self._write_backlog
+        self._output_due = True
         try:
+            if not self._usual:
+                self._encrypt_as_written()
             while backlog:
                 # differs[P5]
                 data = self._take_first()
@@ -1117,25 +1211,52 @@ cdef class SSLProtocol:
                 try:
                     while done < size:
                         # differs[P6]
-                        count = self._ssl_object.write(view if size <= _PART else view[done:done + _PART])
+                        part = view if size <= _PART and not done else view[done:done + _PART]
+                        pending = self._outgoing.pending
+                        try:
+                            count = self._ssl_object.write(part)
+                        except _Again:
+                            raise
+                        except BaseException:
+                            # differs[P9]
+                            if <Py_ssize_t> self._outgoing.pending > pending:
+                                done += len(part)
+                            raise
                         done += count
                         unsent += count
-                        if unsent >= _PART and not full:
+                        if unsent >= _PART and not full and not over_tls:
                             self._hand_on()
                             unsent = 0
                 finally:
-                    if 0 < done < size:
+                    if done >= size:
+                        del backlog[0]
+                        self._write_buffer_size -= len(data)
+                    elif done:
                         # (A copy: it is the program's, which may change it.)
                         backlog[0] = bytes(view[done:])
                         self._write_buffer_size -= len(data) - len(backlog[0])
+                    part = None
                     view.release()
-                del backlog[0]
-                self._write_buffer_size -= len(data)
         except _Again:
             pass
         if not full:
             self._hand_on()
         self._control_writing()
+        return 0
+
+    cdef int _encrypt_as_written(self) except -1:
+        """The same, with an object of the program's: piece by piece, of which it may take a part."""
+        backlog = self._write_backlog
+        while backlog:
+            data = backlog[0]
+            count = self._ssl_object.write(data)
+            size = len(data)
+            if count < size:
+                backlog[0] = data[count:]
+                self._write_buffer_size -= count
+            else:
+                del backlog[0]
+                self._write_buffer_size -= size
         return 0
 
     cdef object _take_first(self):
