@@ -917,8 +917,9 @@ cdef class SSLProtocol:
         except BaseException:
             # differs[P9]: OpenSSL is asked again, for the peer's close_notify as well.
             self._clean = False
-            self._inner = True
-            self._loop.call_soon(self._do_read)
+            if not self._inner:
+                self._inner = True
+                self._loop.call_soon(self._do_read)
             raise
         return 0
 
@@ -940,6 +941,7 @@ cdef class SSLProtocol:
             self._clean = False
         else:
             self._seen = self._incoming.pending
+        self._inner = False
         self._output_due = True
         try:
             count = self._take(wants, buf)
