@@ -563,8 +563,8 @@ cdef class SSLProtocol:
             self._fatal_error(exc, msg)
             self._wakeup_waiter(exc)
             return
-        except BaseException:
-            # differs[P9]
+        except (KeyboardInterrupt, SystemExit):
+            # differs[P9]: (what else it is, the transport below ends the connection for.)
             self._end_interrupted()
             raise
 
@@ -582,9 +582,7 @@ cdef class SSLProtocol:
             if self._app_state_now == STATE_INIT:
                 self._app_state_now = STATE_CON_MADE
                 self._app_protocol.connection_made(self._get_app_transport())
-        except Exception:
-            raise
-        except BaseException:
+        except (KeyboardInterrupt, SystemExit):
             # differs[P9]
             if known:
                 self._wakeup_waiter()
@@ -914,7 +912,7 @@ cdef class SSLProtocol:
             self._control_reading()
         except Exception as ex:
             self._fatal_error(ex, 'Fatal error on SSL protocol')
-        except BaseException:
+        except (KeyboardInterrupt, SystemExit):
             # differs[P9]: OpenSSL is asked again, for the peer's close_notify as well.
             self._clean = False
             if not self._inner:
