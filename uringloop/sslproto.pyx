@@ -882,7 +882,8 @@ cdef class SSLProtocol:
             self._seen = self._single + self._partial
             return self._single
         pending = self._incoming.pending
-        self._seen = pending
+        # (What OpenSSL has decrypted leaves it without a trace in _incoming.)
+        self._seen = -1 if self._inner else pending
         # (Of the one that is not whole OpenSSL may have taken a part, behind a record without data.)
         if pending > self._partial:
             return pending - self._partial
@@ -1173,6 +1174,7 @@ cdef class SSLProtocol:
                     self._write_backlog.append(data)
                     self._write_buffer_size += size
                 self._output_due = True
+                self._loop.call_soon(self._do_read)
                 raise
             if count < size:
                 self._write_backlog.append(data[count:])
@@ -1221,6 +1223,7 @@ cdef class SSLProtocol:
                             # differs[P9]
                             if <Py_ssize_t> self._outgoing.pending > pending:
                                 done += len(part)
+                            self._loop.call_soon(self._do_read)
                             raise
                         done += count
                         unsent += count
