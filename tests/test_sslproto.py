@@ -960,6 +960,22 @@ def test_interrupt_behind_a_read_of_what_is_decrypted(loop, pair, tls, is_native
     assert run_interrupted(loop, body()) == 1
 
 
+def test_interrupt_between_a_read_and_the_protocol(loop, pair, tls, is_native):
+    """OpenSSL is asked whether it holds more, with two records in the protocol's buffer that it has not been told of."""
+    if not is_native:
+        pytest.skip("the stdlib's sslproto asks nothing there")
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls, lambda: Buffered(1000))
+        with interrupted(peer, "pending", "before") as raised:
+            await peer.write(b"one", b"two")
+            await until(lambda: raised)
+        assert isinstance(await peer.protocol.lost, ConnectionAbortedError)
+        assert not peer.protocol.data
+
+    assert run_interrupted(loop, body()) == 1
+
+
 @pytest.mark.parametrize("when", ["before", "behind"])
 @pytest.mark.parametrize("pieces", [[b"second"], [b"second", b"and more"], [some_bytes(300_000)]],
                          ids=["one", "two", "long"])

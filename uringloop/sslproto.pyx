@@ -878,6 +878,7 @@ cdef class SSLProtocol:
     cdef Py_ssize_t _count_whole(self) except? -1:
         """Return how many bytes of whole records there are, an upper limit of what they hold."""
         cdef Py_ssize_t pending
+        cdef bint holds = self._seen < 0
         if self._clean:
             self._seen = self._single + self._partial
             return self._single
@@ -888,7 +889,14 @@ cdef class SSLProtocol:
         if pending > self._partial:
             return pending - self._partial
         # (Of a record that the program has begun to read itself, by the ssl_object, nobody has told this.)
-        if self._inner or self._ssl_object.pending():
+        try:
+            pending = self._ssl_object.pending()
+        except BaseException:
+            # differs[P9]: who asks has read something, and loses it.
+            if holds:
+                self._end_interrupted()
+            raise
+        if self._inner or pending:
             self._seen = -1
             return _RECORD
         self._clean = True
@@ -897,6 +905,7 @@ cdef class SSLProtocol:
     cdef int _read(self) except -1:
         if self._state_now != WRAPPED and self._state_now != FLUSHING:
             return 0
+        self._seen = 0
         try:
             if not self._app_reading_paused:
                 if self._app_protocol_is_buffer and self._app_tls is None:
@@ -948,6 +957,7 @@ cdef class SSLProtocol:
                 offset = count
                 while offset < wants:
                     self._inner = False
+                    self._seen = -1
                     if known:
                         # What was one record is read, if there was room for it.
                         self._clean = single
@@ -1049,6 +1059,7 @@ cdef class SSLProtocol:
                 data += more
             if not self._inner:
                 break
+            self._seen = -1
             size = self._count_whole()
         return data
 
