@@ -437,7 +437,9 @@ class Flow(asyncio.Protocol):
 
     def __init__(self, received):
         self.received = received
-        self.lost = False
+        self.lost = []
+        # A function of C: one of Python is interrupted before it remembers anything.
+        self.connection_lost = self.lost.append
 
     def connection_made(self, transport):
         self.transport = transport
@@ -445,9 +447,6 @@ class Flow(asyncio.Protocol):
     def data_received(self, data):
         self.received.append(len(data))
         self.transport.write(data)
-
-    def connection_lost(self, exc):
-        self.lost = True
 
 
 class BufferedFlow(Flow, asyncio.BufferedProtocol):
