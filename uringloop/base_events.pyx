@@ -32,6 +32,7 @@ from collections import deque
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
+from ._interpreter cimport kHasGil, steal, version_tag
 from ._overlapped cimport Ring
 
 cdef extern from "<sched.h>" nogil:
@@ -95,8 +96,6 @@ cdef extern from *:
         return 0;
     }
 
-    static inline unsigned version_tag(PyTypeObject* type) { return type->tp_version_tag; }
-
     // What Context.run(callback, *args) does. -1 with an exception set.
     static int call_in_context(PyObject* context, PyObject* callback, PyObject* args) {
         enum { kFew = 6 };
@@ -120,9 +119,6 @@ cdef extern from *:
     // For an exception that is set: to be called in a try.
     static inline int raise_pending(void) { return -1; }
 
-    // A new reference becomes an object of Cython's.
-    static inline PyObject* steal(PyObject* object) { return object; }
-
     static inline int is_only_ours(PyObject* object) {
     #ifdef Py_GIL_DISABLED
         (void)object;
@@ -131,12 +127,6 @@ cdef extern from *:
         return Py_REFCNT(object) == 1;
     #endif
     }
-
-    #ifdef Py_GIL_DISABLED
-    enum { kHasGil = 0 };
-    #else
-    enum { kHasGil = 1 };
-    #endif
 
     // Between a thread that makes something ready and a loop that is about to sleep: each writes its
     // own and reads the other's, so nothing may be moved past anything.
@@ -210,12 +200,9 @@ cdef extern from *:
     int put_into_type(PyTypeObject* cls, object name, object value) except -1
     int names_changed
     bint watch_names(object names) noexcept
-    unsigned version_tag(PyTypeObject* cls)
     int call_in_context(PyObject* context, PyObject* callback, PyObject* args)
     int raise_pending() except -1
-    object steal(PyObject*)
     bint is_only_ours(PyObject*)
-    enum: kHasGil
     int load(const int* flag) noexcept
     void store(int* flag, int value) noexcept
     void fence() noexcept
@@ -383,7 +370,7 @@ cdef inline bint handles_are_plain() except -1:
 
 
 cdef inline bint handle_class_is_plain() except -1:
-    return version_tag(_timer_type) == _handles_tag and _handles_tag != 0 or _look_at_handles()
+    return version_tag(<PyObject*> _timer_type) == _handles_tag and _handles_tag != 0 or _look_at_handles()
 
 
 cdef bint _look_at_handles() except -1:
@@ -393,7 +380,7 @@ cdef bint _look_at_handles() except -1:
         return False
     # A look-up gives the class its version.
     _TimerHandle._run
-    _handles_tag = version_tag(_timer_type)
+    _handles_tag = version_tag(<PyObject*> _timer_type)
     return True
 
 
@@ -798,14 +785,14 @@ cdef class BaseEventLoop:
         if (<PyTypeObject*> cls).tp_getattro is not &PyObject_GenericGetAttr:
             foreign |= ANYTHING
         self._foreign = foreign
-        self._tag = version_tag(<PyTypeObject*> cls)
+        self._tag = version_tag(<PyObject*> cls)
         return 0
 
     cdef inline bint _has_foreign(self, unsigned mask) except -1:
         """Tell whether one of the methods is another's."""
         cdef PyObject** names
         cdef int i
-        if self._tag == 0 or version_tag(Py_TYPE(<PyObject*> self)) != self._tag:
+        if self._tag == 0 or version_tag(<PyObject*> Py_TYPE(<PyObject*> self)) != self._tag:
             self._look_at_class()
         if self._foreign & mask:
             return True

@@ -36,6 +36,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from libc.string cimport memcpy
 
+from ._interpreter cimport (
+    PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw, _PyBytes_Resize,
+)
 from ._overlapped cimport Completion, fileno, is_lost, is_readable, number_of, os_error
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
 from . import stdlib_transports
@@ -72,14 +75,8 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
 cdef extern from "Python.h":
-    # Without a reference that Cython counts: who is resized must have one owner.
-    PyObject* PyBytes_FromStringAndSize_raw "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size)
-    char* PyBytes_AS_STRING_raw "PyBytes_AS_STRING"(PyObject* data)
-    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
-    void Py_DECREF_raw "Py_DECREF"(PyObject* data)
     object PyBytes_FromObject(object data)
     int PyByteArray_Resize(object array, Py_ssize_t size) except -1
-    object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
 
@@ -721,7 +718,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             raise MemoryError
         got = self.ring.receive(self._fd, PyBytes_AS_STRING_raw(data), size)
         if got < 0:
-            Py_DECREF_raw(data)
+            Py_XDECREF_raw(data)
             if got == -EAGAIN:
                 return None
             raise os_error(got)
@@ -746,7 +743,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         # Up at once, down slowly: a short one among large ones changes nothing.
         self._expected = <int> (got if got > self._expected else (3 * self._expected + got) // 4)
         whole = <object> data
-        Py_DECREF_raw(data)
+        Py_XDECREF_raw(data)
         return whole
 
     cdef int _read_into_reader(self, reader, buffer) except -1:

@@ -23,6 +23,7 @@ from asyncio import futures
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "<errno.h>" nogil:
@@ -33,15 +34,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
     int c_MSG_DONTWAIT "MSG_DONTWAIT"
 
-cdef extern from *:
-    """
-    static inline unsigned version_tag(PyObject* type) { return ((PyTypeObject*)type)->tp_version_tag; }
-    """
-    unsigned version_tag(object cls)
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
-
+from ._interpreter cimport PyContext_CopyCurrent, version_tag
 from ._overlapped cimport Completion, Ring, fileno, is_lost, is_readable, number_of, os_error
 from ._sockaddr cimport format_address, has_plain_addresses, sockaddr_storage
 from .base_events cimport BaseEventLoop, ReadyOwner, run_callback
@@ -68,14 +61,14 @@ cdef bint _look_at_sockets() except -1:
     for name in _METHODS:
         if getattr(_PlainSocket, name, None) is not _stdlib_methods[name]:
             return False
-    _socket_tag = version_tag(_PlainSocket)
+    _socket_tag = version_tag(<PyObject*> _PlainSocket)
     return True
 
 
 cdef inline bint _is_plain(object sock) except -1:
     """Tell whether the methods of a socket are the stdlib's."""
     return type(sock) is _PlainSocket and (
-        _socket_tag != 0 and version_tag(_PlainSocket) == _socket_tag or _look_at_sockets())
+        _socket_tag != 0 and version_tag(<PyObject*> _PlainSocket) == _socket_tag or _look_at_sockets())
 
 
 cdef inline bint _may_go_past(BaseEventLoop loop, object sock) except -1:

@@ -41,14 +41,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.object cimport PyObject
 
+from ._interpreter cimport (
+    PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, Py_XDECREF_raw, _PyBytes_Resize,
+)
 from .streams cimport reader_of, tell_reader
 
 cdef extern from "Python.h":
-    # Without a reference that Cython counts: who is resized must have one owner.
-    PyObject* PyBytes_FromStringAndSize_raw "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size)
-    char* PyBytes_AS_STRING_raw "PyBytes_AS_STRING"(PyObject* data)
-    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
-    void Py_XDECREF_raw "Py_XDECREF"(PyObject* data)
     object PyMemoryView_FromMemory(char* data, Py_ssize_t size, int flags)
 
     ctypedef struct _PyManagedBufferObject:

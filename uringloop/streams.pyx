@@ -21,6 +21,8 @@ from asyncio import streams
 from cpython.bytearray cimport PyByteArray_GET_SIZE
 from cpython.object cimport PyObject
 
+from ._interpreter cimport kHasGil, steal, version_tag
+
 cdef extern from *:
     """
     // CPython's own, which it exports to its modules: the method of an object without a bound one being made.
@@ -63,17 +65,6 @@ cdef extern from *:
     static inline int is_code_of(PyObject* function, PyObject* code) {
         return ((PyFunctionObject*)function)->func_code == code;
     }
-
-    static inline unsigned tag_of(PyTypeObject* type) { return type->tp_version_tag; }
-
-    // Several threads at once may be at a reader where there is no GIL.
-    #ifdef Py_GIL_DISABLED
-    enum { kHasGil = 0 };
-    #else
-    enum { kHasGil = 1 };
-    #endif
-
-    static inline PyObject* take(PyObject* object) { return object; }
     """
     ctypedef struct PyTypeObject:
         object (*tp_getattro)(object, object)
@@ -87,10 +78,6 @@ cdef extern from *:
     bint is_reference(object obj)
     bint is_viewed(object array)
     bint is_code_of(object function, object code)
-    unsigned tag_of(PyTypeObject* cls)
-    enum: kHasGil
-    # A new reference becomes an object of Cython's.
-    object take(PyObject*)
 
 
 cdef object _Protocol = streams.StreamReaderProtocol
@@ -138,8 +125,8 @@ cdef int _look_at_classes() except -1:
     for name in _ATTRIBUTES:
         if hasattr(_Protocol if name == '_stream_reader_wr' else _Reader, name):
             _are_plain = False
-    _protocol_tag = tag_of(_protocol_type)
-    _reader_tag = tag_of(_reader_type)
+    _protocol_tag = version_tag(<PyObject*> _protocol_type)
+    _reader_tag = version_tag(<PyObject*> _reader_type)
     if not _protocol_tag or not _reader_tag:
         # There are no more versions to be had: nobody would notice a change.
         _are_plain = False
@@ -149,7 +136,7 @@ cdef int _look_at_classes() except -1:
 cdef inline bint _classes_are_plain() except -1:
     if not _is_known:
         return False
-    if tag_of(_protocol_type) != _protocol_tag or tag_of(_reader_type) != _reader_tag:
+    if version_tag(<PyObject*> _protocol_type) != _protocol_tag or version_tag(<PyObject*> _reader_type) != _reader_tag:
         _look_at_classes()
     return (_are_plain
             and is_code_of(_data_received, _data_received_code) and is_code_of(_get_reader, _get_reader_code)
@@ -170,7 +157,7 @@ cdef object reader_of(object protocol, PyObject** place):
     found = strong(reference)
     if found is NULL:
         return None
-    reader = take(found)
+    reader = steal(found)
     if Py_TYPE(<PyObject*> reader) is not _reader_type \
             or not has_own_method(reader, 'feed_data', _feed_data) \
             or not has_own_method(reader, '_wakeup_waiter', _wakeup_waiter) \

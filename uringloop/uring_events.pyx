@@ -107,7 +107,6 @@ cdef extern from "Python.h":
         object (*tp_descr_get)(object self, object instance, PyObject* owner)
         int (*tp_descr_set)(object self, object instance, object value) except -1
     PyTypeObject* Py_TYPE(object)
-    object PyContext_CopyCurrent()
     PyObject** _PyObject_GetDictPtr(object)
     void Py_CLEAR(PyObject*)
 
@@ -118,6 +117,7 @@ cdef extern from "<poll.h>":
 cdef extern from "<errno.h>":
     int EBADF, ECANCELED
 
+from ._interpreter cimport PyContext_CopyCurrent
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
 from .base_events cimport BaseEventLoop, ReadyHandle, Selector, handle_of, run_callback

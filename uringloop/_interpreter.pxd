@@ -1,0 +1,28 @@
+# What several modules want of CPython's C API beyond what Cython declares. Each has its own copy: there is no module.
+from cpython.object cimport PyObject
+
+cdef extern from *:
+    """
+    // Another one whenever something is set in the class or in one of its bases; 0: nobody has asked yet.
+    static inline unsigned version_tag(PyObject* type) { return ((PyTypeObject*)type)->tp_version_tag; }
+
+    // A new reference becomes an object of Cython's.
+    static inline PyObject* steal(PyObject* object) { return object; }
+
+    #ifdef Py_GIL_DISABLED
+    enum { kHasGil = 0 };
+    #else
+    enum { kHasGil = 1 };
+    #endif
+    """
+    unsigned version_tag(PyObject* cls)
+    object steal(PyObject* reference)
+    enum: kHasGil
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    # Bytes without a reference that Cython counts: who is resized must have one owner.
+    PyObject* PyBytes_FromStringAndSize_raw "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size)
+    char* PyBytes_AS_STRING_raw "PyBytes_AS_STRING"(PyObject* data)
+    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
+    void Py_XDECREF_raw "Py_XDECREF"(PyObject* data)
