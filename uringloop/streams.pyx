@@ -219,6 +219,7 @@ cdef bint _know() except -1:
     _data_received, _get_reader, _feed_data, _wakeup_waiter = functions
     _data_received_code, _get_reader_code, _feed_data_code, _wakeup_waiter_code = [
         function.__code__ for function in functions]
+    # Several threads at once may be at a reader where there is none.
     return kHasGil
 
 

@@ -675,7 +675,6 @@ cdef class IouringProactor(Selector):
     cdef readonly list _results
     cdef readonly Ring _ring
     cdef readonly object _stopped_serving
-    cdef bint _any_stopped      # the set is not empty; asking it at every completion costs more
     cdef int64_t _timer_due     # when the next sleep may end by a timer
     cdef object __weakref__
     cdef dict __dict__          # for a select() of somebody else's, D25
@@ -695,8 +694,7 @@ cdef class IouringProactor(Selector):
         self._loop = None
         self._future_kwargs = {}
         self._results = []
-        # By id(): a socket of the user's own class need not be hashable.
-        self._stopped_serving = weakref.WeakValueDictionary()
+        self._stopped_serving = None
         # differs[D1]: no _cache and no _unregistered; differs[D11]: no _registered.
         self._ring = Ring(rung, kernel, spin_us=spin_us, sq_entries=sq_entries, cq_entries=cq_entries,
                           receive_buffer=receive_buffer)
@@ -1033,7 +1031,7 @@ cdef class IouringProactor(Selector):
                         stay = ov._again()
                         if stay and not callback():
                             ov.cancel()
-                elif self._any_stopped and id(obj) in self._stopped_serving:
+                elif self._stopped_serving is not None and id(obj) in self._stopped_serving:
                     f.cancel()
                 # A cancelled future has asked its operation to end; what else is done has been
                 # given a result by somebody else.
@@ -1072,8 +1070,10 @@ cdef class IouringProactor(Selector):
     def _stop_serving(self, obj):
         # obj is about to be closed, in BaseProactorEventLoop._stop_serving(). Nothing holds it open.
         self._made_ring()
+        if self._stopped_serving is None:
+            # By id(): a socket of the user's own class need not be hashable.
+            self._stopped_serving = weakref.WeakValueDictionary()
         self._stopped_serving[id(obj)] = obj
-        self._any_stopped = True
 
     # stdlib: IocpProactor.close
     def close(self):
