@@ -104,6 +104,25 @@ async def test_callbacks_of_a_connection_share_a_context(loop, pair, factory):
     assert variable.get() == "somebody else"
 
 
+async def test_failed_connection_made_is_told_in_the_context_and_by_its_name(loop, pair):
+    class Failing(Chain):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            raise ZeroDivisionError
+
+    told = []
+    loop.set_exception_handler(lambda _, context: told.append((context["message"], repr(context["handle"]), variable.get())))
+    transport, protocol = transport_on(loop, pair[0], Failing)
+    await protocol.saw("connection_made")
+    await until(lambda: told)
+    [(message, handle, value)] = told
+    assert message.startswith("Exception in callback test_failed_") and "Failing.connection_made()" in message
+    assert handle.startswith("<Handle test_failed_") and "Failing.connection_made()" in handle
+    assert value == "connection_made"
+    transport.close()
+    await protocol.lost
+
+
 @pytest.mark.parametrize("end", ["close", "abort"])
 async def test_connection_lost_has_the_context_not_that_of_who_ends_it(loop, pair, end):
     transport, protocol = transport_on(loop, pair[0])

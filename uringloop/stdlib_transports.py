@@ -64,7 +64,6 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     loop's tier.
 import collections
 import errno
-import functools
 import inspect
 import io
 import itertools
@@ -724,21 +723,23 @@ class _OneContextSocketTransport(_ProactorSocketTransport):
     # ours: the context is an argument
     def __init__(self, loop, sock, protocol, waiter, extra, server, context):
         self._context = context
-        super().__init__(loop, sock, _Introduction(protocol, context), waiter, extra, server)
-        self.set_protocol(protocol)
+        super().__init__(_LoopOfConstructor(loop, context), sock, protocol, waiter, extra, server)
+        self._loop = loop
 
 
-class _Introduction:
-    """Stands for a protocol in the constructor, which has its connection_made() called later."""
+class _LoopOfConstructor:
+    """Stands for the loop in the stdlib's constructor, whose call_soon() gives no context."""
 
-    def __init__(self, protocol, context):
-        self._protocol = protocol
+    def __init__(self, loop, context):
+        self._loop = loop
         self._context = context
 
-    @property
-    def connection_made(self):
-        # Looked up when the constructor asks: what is no protocol is found out there.
-        return functools.partial(self._context.run, self._protocol.connection_made)
+    def call_soon(self, callback, *args, context=None):
+        return self._loop.call_soon(callback, *args, context=self._context if context is None else context)
+
+    # All else, also when the constructor was interrupted and leaves this behind.
+    def __getattr__(self, name):
+        return getattr(self._loop, name)
 
 
 # ours: one of the two classes
