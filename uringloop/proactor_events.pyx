@@ -1427,7 +1427,7 @@ class _Acceptor(stdlib_transports._Acceptor):
         cdef sockaddr_storage address
         cdef unsigned length
         cdef int fd
-        if self._kind is None or self._sslcontext is not None or self._context is not None or self._loop._debug:
+        if self._kind is None or self._sslcontext is not None or self._loop._debug:
             super().accept()
             return
         # As the later of the selector loop's: a backlog of 0 is one client, too.
@@ -1441,7 +1441,13 @@ class _Acceptor(stdlib_transports._Acceptor):
                     return
                 continue
             conn = self._make_socket(fd)
-            self.connect(conn, PyBytes_FromStringAndSize(<char*> &address, min(length, <unsigned> sizeof(address))), None)
+            addr = PyBytes_FromStringAndSize(<char*> &address, min(length, <unsigned> sizeof(address)))
+            if self._context is None:
+                self.connect(conn, addr, None)
+            else:
+                # From CPython 3.15 on every server has one.
+                context = self._context.copy()
+                context.run(self.connect, conn, addr, context)
 
     def _make_socket(self, int fd):
         """Return a socket object of the descriptor, as socket.accept() makes one."""
@@ -1475,7 +1481,8 @@ class _Acceptor(stdlib_transports._Acceptor):
             if number in loop._keys:
                 loop._remove_reader(number)
             loop._proactor._forget(number)
-            loop._transports[number] = _ProactorSocketTransport(loop, conn, protocol, None, addr, self._server)
+            loop._transports[number] = _ProactorSocketTransport(
+                loop, conn, protocol, None, addr, self._server, context)
         except (SystemExit, KeyboardInterrupt):
             # A transport that is whole has begun to read: it goes on.
             if not self.is_served(conn):
