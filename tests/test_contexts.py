@@ -116,8 +116,8 @@ async def test_failed_connection_made_is_told_in_the_context_and_by_its_name(loo
     await protocol.saw("connection_made")
     await until(lambda: told)
     [(message, handle, value)] = told
-    assert message.startswith("Exception in callback test_failed_") and "Failing.connection_made()" in message
-    assert handle.startswith("<Handle test_failed_") and "Failing.connection_made()" in handle
+    assert message.startswith("Exception in callback test_failed_") and "Failing.connection_made(" in message
+    assert handle.startswith("<Handle test_failed_") and "Failing.connection_made(" in handle
     assert value == "connection_made"
     transport.close()
     await protocol.lost
