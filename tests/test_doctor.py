@@ -15,6 +15,8 @@ from blocked import ALL_CAPS, INSTALL_FILTER, NO_CAPS, limits, made_up_proc
 from simulation import Simulation
 from uringloop import __main__, doctor
 
+pytestmark = pytest.mark.any_python("it looks at the machine, and not at the interpreter")
+
 ROOT = pathlib.Path(uringloop.__file__).parents[1]
 THREE = {"first": 425, "last": 427}
 # linux/io_uring.h

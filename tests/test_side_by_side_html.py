@@ -12,6 +12,8 @@ import pytest
 from uringloop.__main__ import main
 from uringloop.side_by_side import html_page, mirror, pairing, pyx_scanner
 
+pytestmark = pytest.mark.any_python("it is about the page that is made of the sources")
+
 VOID = {"meta"}
 NAMES = [None, "IocpProactor", "recv", "recvfrom_into", "PipeServer", "accept_pipe", "WSARecv", "Overlapped",
          "IouringProactor._wake", "sock_recv", "IouringProactorEventLoopPolicy"]
