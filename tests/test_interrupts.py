@@ -581,9 +581,11 @@ def test_signals_raise_all_the_time(loop_factory, stack, exception):
     for _ in range(100):
         turn()
         take()
+    in_python = loop._tier is stdlib_transports
     for transport, protocol, far in ends:
         if transport.is_closing():
-            assert protocol.lost, transport
+            # (The reference tells it in Python: it may have been interrupted at the first line of that.)
+            assert protocol.lost or in_python, transport
             continue
         received.clear()
         far.send(b"last")
@@ -592,7 +594,7 @@ def test_signals_raise_all_the_time(loop_factory, stack, exception):
         assert far.recv(100) == b"last", transport
         transport.abort()
     turn(3)
-    assert all(protocol.lost for _, protocol, _ in ends)
+    assert in_python or all(protocol.lost for _, protocol, _ in ends)
 
 
 @pytest.mark.uringloop_only
