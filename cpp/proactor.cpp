@@ -56,7 +56,7 @@ int harmless_as_0(int result) noexcept {
 }
 
 bool again_later(int error) noexcept {
-  return error == -EAGAIN || error == -EINTR || error == -EBUSY || error == -ETIME;
+  return is_passing(error) || error == -ETIME;
 }
 
 }  // namespace
@@ -938,7 +938,7 @@ void Proactor::note_enter(int result, bool waited) noexcept {
     result = ring_.enter(false, 0);
   }
   const bool dropped = result == -EBADR && ring_.dropped();
-  if (result >= 0 || !(result == -EBADR || again_later(result)) || result == -ETIME || dropped) {
+  if (!(result == -EBADR || is_passing(result)) || dropped) {
     refused_ = 0;
     refusals_ = interruptions_ = 0;
     return;

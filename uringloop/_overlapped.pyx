@@ -248,6 +248,7 @@ cdef class Ring:
         self._scratch_size = _option("receive_buffer", receive_buffer, SCRATCH_SIZE, LEAST_SCRATCH_SIZE,
                                      MOST_SCRATCH_SIZE)
         self._slots = []
+        # Until a turn has told: what a first turn sends is gathered.
         self._small_sends_before = 2
         self._kernel = kernel
         self._proactor = new Proactor(calls[0])

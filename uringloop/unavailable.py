@@ -36,7 +36,8 @@ class IouringUnavailableError(OSError):
 
     `errno` is the kernel's own answer. `cause` is one word for programs: "seccomp", "sysctl", "kernel",
     "memlock", "memory", "files", "system-files", "security-module", "restriction", "descriptor", "refused" or
-    "unknown". `call` is the system call, or the operation, that failed; `memory_needed` the bytes that a ring locks, None where that is unknown.
+    "unknown". `call` is the system call, or the operation, that failed; `memory_needed` the bytes that a ring locks,
+    None where that is unknown.
     """
 
     cause = "unknown"
@@ -191,15 +192,15 @@ def _security_module(errno_):
 # What an enter says that should not be said to it, or not for ever. Source: io_uring_enter(2).
 _NOT_A_RING = ("descriptor", "the ring's descriptor is no ring's any more: something in this program has closed it, or another"
                " file of its number (os.close(), os.closerange(), a file object that was dropped late).")
+_NO_MEMORY = ("the kernel has no memory for a request. Look at the memory limit of the container or service (memory.max of its"
+              " cgroup) and at free memory.")
 _TEXTS = {
     errno.EBUSY: ("refused", "again and again, for a second or more: completions are to be read first, it says, and there are none."),
     errno.EINTR: ("refused", "again and again, for a second or more, as if a signal had come; none has."),
     errno.EBADR: ("refused", "completions were dropped, it says, and none was."),
     errno.EEXIST: ("refused", "it says that the ring is another thread's, and it is this thread's."),
-    errno.EAGAIN: ("memory", "again and again, for a second or more: the kernel has no memory for a request. Look at the memory limit"
-                   " of the container or service (memory.max of its cgroup) and at free memory."),
-    errno.ENOMEM: ("memory", "the kernel has no memory for a request. Look at the memory limit of the container or service"
-                   " (memory.max of its cgroup) and at free memory."),
+    errno.EAGAIN: ("memory", f"again and again, for a second or more: {_NO_MEMORY}"),
+    errno.ENOMEM: ("memory", _NO_MEMORY),
     errno.EBADF: _NOT_A_RING,
     errno.ENXIO: _NOT_A_RING,
     errno.EOPNOTSUPP: _NOT_A_RING,
