@@ -142,6 +142,30 @@ async def test_sendto_copies_what_is_mutable(loop, endpoint, narrow):
 
 
 @needs_ipv6
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
+async def test_more_peers_than_it_remembers(loop, endpoint, stack, host):
+    transport, protocol = await endpoint(local_addr=(host, 0))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    peers = [stack.enter_context(socket.socket(family, socket.SOCK_DGRAM)) for _ in range(700)]
+    for peer in peers:
+        peer.bind((host, 0))
+    # Each is asked twice, the second time by an address that is known, or was, and one that is equal to it.
+    for _ in range(2):
+        for start in range(0, len(peers), 50):
+            some = peers[start:start + 50]
+            protocol.received.clear()
+            for peer in some:
+                peer.sendto(b"data", transport.get_extra_info("sockname"))
+            await until(lambda: len(protocol.received) == len(some))
+            for peer, (data, addr) in zip(some, protocol.received, strict=True):
+                assert (data, addr) == (b"data", peer.getsockname())
+                transport.sendto(b"one", addr)
+                transport.sendto(b"two", tuple(list(addr)))
+                assert peer.recvfrom(10) == (b"one", transport.get_extra_info("sockname"))
+                assert peer.recv(10) == b"two"
+    await closed((transport, protocol))
+
+
 async def test_ipv6(endpoint):
     a = await endpoint(local_addr=("::1", 0))
     b = await endpoint(remote_addr=address_of(a[0])[:2])

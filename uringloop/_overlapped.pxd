@@ -6,7 +6,7 @@ from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 
-from ._sockaddr cimport sockaddr_storage
+from ._sockaddr cimport AddressBook, sockaddr_storage
 
 
 cdef extern from "kernel.hpp" namespace "uring" nogil:
@@ -187,6 +187,7 @@ cdef class Ring:
     cdef Py_ssize_t _scratch_size
     cdef unsigned _sq_entries, _cq_entries
     cdef int64_t _spin_ns        # how long a turn looks for completions before it sleeps; 0: not at all
+    cdef AddressBook _addresses  # of datagrams; None until there are any
     cdef unsigned long _thread   # who called wait() last
     cdef bint _asleep            # he is about to enter the kernel without the GIL, or is there
     cdef unsigned _small_sends   # how many this turn was asked for
@@ -218,6 +219,7 @@ cdef class Ring:
     cdef int64_t sendto(self, int fd, const void* data, Py_ssize_t size,
                         sockaddr_storage* address, unsigned length) noexcept
 
+    cdef AddressBook addresses(self)
     cdef bint _is_forked(self) noexcept
     cdef int _check(self) except -1
     cdef int _bind(self, bint force=*) except -1

@@ -42,7 +42,7 @@ from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_CheckExact, PyCapsule_GetPointer
 
-from ._sockaddr cimport format_address, parse_address
+from ._sockaddr cimport AddressBook, format_address, parse_address
 
 from .unavailable import explain
 
@@ -832,6 +832,11 @@ cdef class Ring:
         if operation.state == State.kCompleted or operation.state == State.kTaken:
             return 0
         return operation.length - operation.done
+
+    cdef AddressBook addresses(self):
+        if self._addresses is None:
+            self._addresses = AddressBook()
+        return self._addresses
 
     cdef int keep(self, object data) except -1:
         """The kernel may read data as long as it likes: its ring has closed."""

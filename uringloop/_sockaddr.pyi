@@ -1,4 +1,8 @@
-# The compiled module has nothing for Python.
+# Types of the compiled module: nothing of it is public.
+from typing_extensions import disjoint_base
+
+@disjoint_base
+class AddressBook: ...
 
 # What Cython puts there.
 __test__: dict[str, str]

@@ -5,14 +5,21 @@
 (host names, scope names, other families, wrong arguments) callers go to the socket module, whose
 own methods parse, resolve and complain.
 
+An `AddressBook` does the same, and knows the addresses that it was asked for last: a server of datagrams meets its
+peers again, and answers with the very tuple that it was given.
+
 Source: ip(7), ipv6(7), unix(7), inet_pton(3).
 """
 import _socket
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.string cimport memcpy, memset
-from libc.stdint cimport uint16_t, uint32_t
+from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.stdint cimport uint16_t, uint32_t, uintptr_t
+
+from ._interpreter cimport Py_XDECREF_raw, steal
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -70,7 +77,7 @@ cdef unsigned parse_address(int family, object address, sockaddr_storage* into) 
     if not (<str> address[0]).isascii():
         return 0
     host = PyUnicode_AsUTF8AndSize(address[0], &size)
-    if b"\0" in host[:size]:
+    if memchr(host, 0, size) is not NULL:
         return 0
     memset(into, 0, sizeof(sockaddr_storage))
     if family == AF_INET and len(address) == 2:
@@ -121,6 +128,68 @@ cdef object format_address(sockaddr_storage* address, unsigned length):
             size -= 1
         return PyUnicode_DecodeFSDefaultAndSize(unix.sun_path, size)
     return NotImplemented
+
+
+# The upper bits of a product are mixed best (Fibonacci hashing).
+cdef inline unsigned _mixed(uint32_t number) noexcept:
+    return <uint32_t> (number * <uint32_t> 2654435769) >> (32 - KNOWN_BITS)
+
+
+cdef class AddressBook:
+    """The addresses of the last peers in both forms. A tuple of str and int, as they are, is never changed by anybody."""
+
+    def __dealloc__(self):
+        cdef int place
+        for place in range(KNOWN):
+            Py_XDECREF_raw(self._by_raw[place].address)
+            Py_XDECREF_raw(self._by_object[place].address)
+
+    cdef unsigned parse(self, int family, object address, sockaddr_storage* into) except? 1:
+        """As parse_address()."""
+        cdef Known* place = self._place_of_object(address)
+        cdef unsigned length
+        if place.address is <PyObject*> address and (<sockaddr_in*> place.raw).sin_family == family:
+            memcpy(into, place.raw, place.length)
+            return place.length
+        length = parse_address(family, address, into)
+        if length:
+            _keep(place, address, into, length)
+        return length
+
+    cdef object format(self, sockaddr_storage* address, unsigned length):
+        """As format_address()."""
+        cdef Known* place
+        if not (address.ss_family == AF_INET and length == sizeof(sockaddr_in)
+                or address.ss_family == AF_INET6 and length == sizeof(sockaddr_in6)):
+            return format_address(address, length)
+        place = self._place_of_raw(address, length)
+        if place.address is not NULL and place.length == length and not memcmp(place.raw, address, length):
+            return <object> place.address
+        formatted = format_address(address, length)
+        _keep(place, formatted, address, length)
+        _keep(self._place_of_object(formatted), formatted, address, length)
+        return formatted
+
+    cdef Known* _place_of_raw(self, const sockaddr_storage* raw, unsigned length) noexcept:
+        # Peers of one host differ in their ports, and hosts in the end of their numbers.
+        cdef const sockaddr_in* inet = <const sockaddr_in*> raw
+        cdef const sockaddr_in6* inet6 = <const sockaddr_in6*> raw
+        cdef uint32_t host
+        memcpy(&host, <const char*> &inet.sin_addr if length == sizeof(sockaddr_in)
+               else <const char*> &inet6.sin6_addr + 12, sizeof(host))
+        return &self._by_raw[_mixed(host ^ <uint32_t> inet.sin_port << 16 ^ inet.sin_port)]
+
+    cdef Known* _place_of_object(self, object address) noexcept:
+        return &self._by_object[_mixed(<uint32_t> (<uintptr_t> <PyObject*> address >> 4))]
+
+
+cdef int _keep(Known* place, object address, const sockaddr_storage* raw, unsigned length) except -1:
+    old = None if place.address is NULL else steal(place.address)
+    Py_INCREF(address)
+    place.address = <PyObject*> address
+    place.length = length
+    memcpy(place.raw, raw, length)
+    return 0
 
 
 cdef object _Socket = _socket.socket

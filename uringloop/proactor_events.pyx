@@ -40,7 +40,7 @@ from ._interpreter cimport (
     PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw, _PyBytes_Resize,
 )
 from ._overlapped cimport Completion, fileno, is_lost, is_readable, number_of, os_error
-from ._sockaddr cimport family_of, format_address, has_plain_addresses, parse_address, sockaddr_storage
+from ._sockaddr cimport family_of, format_address, has_plain_addresses, sockaddr_storage
 from . import stdlib_transports
 from .base_events cimport BaseEventLoop, report_callback
 from .sslproto cimport SSLProtocol
@@ -1256,7 +1256,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         cdef unsigned length = 0
         cdef int64_t sent
         if not self._connected:
-            length = parse_address(self._family, addr, &address)
+            length = self.ring.addresses().parse(self._family, addr, &address)
             if not length:
                 return False
         sent = self.ring.sendto(self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &address, length)
@@ -1296,7 +1296,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
                 if got < 0:
                     raise os_error(got)
                 data = PyBytes_FromStringAndSize(<char*> self.ring._scratch, got)
-                addr = format_address(&address, length)
+                addr = self.ring.addresses().format(&address, length)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
