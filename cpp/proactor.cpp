@@ -171,14 +171,24 @@ std::int64_t Proactor::start_poll(Kind kind, int fd, std::uint32_t mask) noexcep
 }
 
 std::int64_t Proactor::start_wait(Kind kind, int fd, std::uint32_t mask, bool repeated) noexcept {
+  return begin_wait(kind, fd, mask, repeated ? kRepeated : 0, false);
+}
+
+std::int64_t Proactor::start_lingering_wait(Kind kind, int fd, std::uint32_t mask,
+                                            bool same_file) noexcept {
+  return begin_wait(kind, fd, mask, kLingers, same_file);
+}
+
+std::int64_t Proactor::begin_wait(Kind kind, int fd, std::uint32_t mask, unsigned flags,
+                                  bool same_file) noexcept {
   if (fd < 0 || !ring_.is_open()) return -EBADF;
   Operation* operation = table_.allocate(kind, fd);
   if (operation == nullptr) return -ENOMEM;
   operation->poll_mask = mask;
-  operation->flags |= static_cast<std::uint16_t>(kByReadiness | (repeated ? kRepeated : 0));
+  operation->flags |= static_cast<std::uint16_t>(kByReadiness | flags);
   begin_flight(operation, State::kWaiting);
   operation->started_ns = read_clock();
-  const int error = ask_for_readiness(fd, operation);
+  const int error = ask_for_readiness(fd, operation, same_file);
   if (error < 0) {
     come_back(operation);
     operation->state = State::kTaken;
@@ -292,9 +302,17 @@ bool Proactor::wants(const Operation* operation) const noexcept {
          (operation->state == State::kCompleted || operation->state == State::kTaken);
 }
 
+std::uint32_t Proactor::wanted_of(int fd) const noexcept {
+  std::uint32_t events = 0;
+  for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
+       slot = table_.next_on(table_.at(slot)))
+    if (wants(table_.at(slot))) events |= table_.at(slot)->poll_mask;
+  return events;
+}
+
 // Tell the set what its operations want of a descriptor.  `fresh` is of the file that has the
 // number now; when that is not the one in the set, all others have lost theirs.
-int Proactor::ask_for_readiness(int fd, const Operation* fresh) noexcept {
+int Proactor::ask_for_readiness(int fd, const Operation* fresh, bool same_file) noexcept {
   if (forked()) return -EOWNERDEAD;
   std::uint32_t events = 0;
   bool once = true;
@@ -303,10 +321,15 @@ int Proactor::ask_for_readiness(int fd, const Operation* fresh) noexcept {
     const Operation* operation = table_.at(slot);
     if (!wants(operation)) continue;
     events |= operation->poll_mask;
-    if (operation->flags & kRepeated) once = false;
+    if (operation->flags & (kRepeated | kLingers)) once = false;
   }
   if (events == 0) {
     readiness_.drop(fd);
+    return 0;
+  }
+  if (same_file && readiness_.covers(fd, events)) {
+    readiness_.note_unasked(fd);
+    trusts_files_ = true;
     return 0;
   }
   if (readiness_.has(fd)) {
@@ -315,9 +338,19 @@ int Proactor::ask_for_readiness(int fd, const Operation* fresh) noexcept {
     lose_file(fd, fresh);
     if (fresh == nullptr) return -EBADF;
     events = fresh->poll_mask;
-    once = !(fresh->flags & kRepeated);
+    once = !(fresh->flags & (kRepeated | kLingers));
   }
   return readiness_.add(fd, events, once);
+}
+
+void Proactor::check_files() noexcept {
+  trusts_files_ = false;
+  if (forked()) return;
+  for (int fd = readiness_.next_unasked(0); fd >= 0; fd = readiness_.next_unasked(fd + 1)) {
+    if (wanted_of(fd) == 0 || readiness_.ask_again(fd) != -ENOENT) continue;
+    // Who waits has waited for the file that has the number now.
+    if (ask_for_readiness(fd) < 0) lose_file(fd, nullptr);
+  }
 }
 
 void Proactor::lose_file(int fd, const Operation* but) noexcept {
@@ -344,15 +377,18 @@ void Proactor::forget(int fd) noexcept {
 // The readers of a descriptor come before its writers, as on a selector, and the older before the
 // younger.
 void Proactor::tell_ready(int fd, std::uint32_t events) noexcept {
+  constexpr std::uint32_t kAlways = POLLERR | POLLHUP;
+  std::uint32_t heard = 0;
   bool left = false;
   for (const bool reading : {true, false}) {
     std::uint32_t slot = table_.oldest_on(fd);
     while (slot != kNoSlot) {
       Operation* operation = table_.at(slot);
       slot = table_.younger_on(operation);
-      if (operation->state != State::kWaiting) continue;
       if (((operation->poll_mask & POLLIN) != 0) != reading) continue;
-      const std::uint32_t holds = events & (operation->poll_mask | POLLERR | POLLHUP);
+      if (wants(operation)) heard |= operation->poll_mask | kAlways;
+      if (operation->state != State::kWaiting) continue;
+      const std::uint32_t holds = events & (operation->poll_mask | kAlways);
       if (holds == 0) {
         left = true;
         continue;
@@ -362,7 +398,15 @@ void Proactor::tell_ready(int fd, std::uint32_t events) noexcept {
     }
   }
   // A single interest is told once, to all who shared it; who has heard nothing wants it again.
-  if (left && !readiness_.is_armed(fd)) ask_for_readiness(fd);
+  if (!readiness_.is_armed(fd)) {
+    if (left) ask_for_readiness(fd);
+  } else if ((events & ~heard) != 0) {
+    // Of what nobody wants the set would go on telling.
+    if (wanted_of(fd) != 0)
+      ask_for_readiness(fd);
+    else
+      readiness_.rest(fd);
+  }
 }
 
 void Proactor::collect() noexcept {

@@ -94,6 +94,16 @@ class Proactor {
   // `repeated`: it is level-triggered, and its again() costs nothing.  Of one whose file loses its
   // number to another one this is found out when that one is waited for: it ends with -EBADF.
   std::int64_t start_wait(Kind kind, int fd, std::uint32_t mask, bool repeated = false) noexcept;
+  // The same, for one that is over when it is told, and most likely comes again: it costs no call then.
+  // `same_file`: the number's file is the one of the last wait for it, as far as anybody knows.
+  std::int64_t start_lingering_wait(Kind kind, int fd, std::uint32_t mask, bool same_file) noexcept;
+  // Did a wait begin without a call?  Whoever is about to sleep for long has to check_files() before.
+  bool trusts_files() const noexcept { return trusts_files_; }
+  // A number may have got another file by dup2(2) alone, which nobody else could see.
+  void check_files() noexcept;
+  // Does whoever reads this number's file know that there is nothing to read?  That he does, or not.
+  bool is_drained(int fd) const noexcept { return readiness_.is_drained(fd); }
+  void note_drained(int fd) noexcept { readiness_.note_drained(fd); }
   // `done` bytes of the buffer are out already; they count in the result.
   std::int64_t start_send(int fd, const void* buffer, std::uint64_t length,
                           std::uint32_t message_flags, std::uint64_t done = 0) noexcept;
@@ -276,7 +286,9 @@ class Proactor {
   std::int64_t queue(Operation* operation) noexcept;
   void begin_flight(Operation* operation, State state) noexcept;
   bool wants(const Operation* operation) const noexcept;
-  int ask_for_readiness(int fd, const Operation* fresh = nullptr) noexcept;
+  std::int64_t begin_wait(Kind kind, int fd, std::uint32_t mask, unsigned flags, bool same_file) noexcept;
+  std::uint32_t wanted_of(int fd) const noexcept;
+  int ask_for_readiness(int fd, const Operation* fresh = nullptr, bool same_file = false) noexcept;
   void lose_file(int fd, const Operation* but) noexcept;
   void collect() noexcept;
   void tell_ready(int fd, std::uint32_t events) noexcept;
@@ -350,6 +362,7 @@ class Proactor {
   bool woken_ = false;
   bool readiness_armed_ = false;
   bool readiness_told_ = false;
+  bool trusts_files_ = false;
   // The clock as it was read last, for ages that need be true to a turn only.
   std::atomic<std::int64_t> clock_{0};
   Counter overflows_, replaced_rings_, blocked_ns_;

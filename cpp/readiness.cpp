@@ -55,6 +55,7 @@ int Readiness::add(int fd, std::uint32_t events, bool once) noexcept {
   if (error < 0) return error;
   entry.events = bits(events, once);
   entry.there = entry.armed = true;
+  entry.unasked = entry.drained = false;
   return 0;
 }
 
@@ -63,20 +64,36 @@ int Readiness::change(int fd, std::uint32_t events, bool once) noexcept {
   Entry& entry = entries_[fd];
   const int error = control(EPOLL_CTL_MOD, fd, bits(events, once));
   if (error == -ENOENT || error == -EBADF) {
-    entry = Entry{0, entry.generation, false, false};
+    entry = gone(entry);
     return -ENOENT;
   }
   if (error < 0) return error;
   entry.events = bits(events, once);
   entry.armed = true;
+  entry.unasked = false;
   return 0;
+}
+
+int Readiness::next_unasked(int fd) noexcept {
+  for (std::size_t index = static_cast<std::size_t>(fd); index < entries_.size(); ++index) {
+    if (!entries_[index].unasked) continue;
+    entries_[index].unasked = false;
+    return static_cast<int>(index);
+  }
+  return -1;
+}
+
+void Readiness::rest(int fd) noexcept {
+  if (!has(fd)) return;
+  // Errors and hang-ups can't be left out (epoll_ctl(2)): those are told at most once more.
+  if (change(fd, 0, true) == 0) entries_[fd].armed = false;
 }
 
 void Readiness::drop(int fd) noexcept {
   if (!has(fd)) return;
   // Of a file that is gone the kernel knows nothing any more.
   control(EPOLL_CTL_DEL, fd, 0);
-  entries_[fd] = Entry{0, entries_[fd].generation, false, false};
+  entries_[fd] = gone(entries_[fd]);
 }
 
 int Readiness::collect(Event* events, int limit) noexcept {
@@ -94,6 +111,7 @@ int Readiness::collect(Event* events, int limit) noexcept {
       continue;
     }
     if (entries_[fd].events & EPOLLONESHOT) entries_[fd].armed = false;
+    entries_[fd].drained = false;
     events[told++] = Event{fd, got[index].events};
   }
   if (stale) begin_anew();
@@ -116,7 +134,7 @@ void Readiness::begin_anew() noexcept {
     set_ = fresh;
     kept = kept && control(EPOLL_CTL_ADD, fd, entry.events) >= 0;
     // A single interest that was told begins anew when it is wanted again.
-    if (!kept) entry = Entry{0, entry.generation, false, false};
+    if (!kept) entry = gone(entry);
   }
   set_ = fresh;
   kernel_->close(kernel_->self, old);

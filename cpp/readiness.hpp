@@ -8,8 +8,10 @@
 // Owns the set, and remembers of each number what was asked for.  Knows nothing of operations: the
 // proactor says what is wanted of a number, and gets what holds.
 //
-// Two kinds of interest: a repeated one stays (level-triggered), a single one is told once
-// (EPOLLONESHOT), and what is left of it costs no call to take away.
+// Two kinds of interest: one that stays (level-triggered), and a single one, told once (EPOLLONESHOT),
+// of which what is left costs no call to take away.  One that stays where nobody waits any more is left
+// as it is: most likely somebody will, for the same, and then it need not be asked for.  If it is told
+// before, it is put to rest.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +56,26 @@ class Readiness {
   int change(int fd, std::uint32_t events, bool once) noexcept;
   // Want nothing.
   void drop(int fd) noexcept;
-  // False for a single interest that was told, until it is wanted again.
+  // False for a single interest that was told, until it is wanted again, and for one at rest.
   bool is_armed(int fd) const noexcept { return has(fd) && entries_[fd].armed; }
+  // Does an interest that stays cover these events, if the number's file is the one that was added?
+  bool covers(int fd, std::uint32_t events) const noexcept {
+    return is_armed(fd) && !(entries_[fd].events & EPOLLONESHOT) && (entries_[fd].events & events) == events;
+  }
+  // Who asks for nothing, because covers() says so, takes the file for the one that was added.
+  void note_unasked(int fd) noexcept { entries_[fd].unasked = true; }
+  // The next number from `fd` on that was taken so; its mark is taken away.  -1 for none.
+  int next_unasked(int fd) noexcept;
+  // Ask for the same once more.  As change().
+  int ask_again(int fd) noexcept { return change(fd, entries_[fd].events, false); }
+  // What was told interests nobody: be quiet until change().
+  void rest(int fd) noexcept;
+
+  // The file had nothing more to read when its reader last looked, and the set has told nothing since.
+  bool is_drained(int fd) const noexcept { return is_armed(fd) && entries_[fd].drained; }
+  void note_drained(int fd) noexcept {
+    if (covers(fd, EPOLLIN)) entries_[fd].drained = true;
+  }
 
   // What holds now; how many there are, or -errno.
   int collect(Event* events, int limit) noexcept;
@@ -68,7 +88,14 @@ class Readiness {
     std::uint32_t generation = 0;
     bool there = false;
     bool armed = false;  // a single interest is not, once it was told
+    bool unasked = false;
+    bool drained = false;
   };
+  static Entry gone(const Entry& entry) noexcept {
+    Entry none;
+    none.generation = entry.generation;
+    return none;
+  }
   static std::uint32_t bits(std::uint32_t events, bool once) noexcept {
     return events | (once ? static_cast<std::uint32_t>(EPOLLONESHOT) : 0);
   }

@@ -283,3 +283,22 @@ def test_b11_interrupt_within_sslobject(loop, pair, tls, native, monkeypatch):
     loop.run_until_complete(task)
     loop.run_until_complete(behind())
     assert received.data == (b"once.End" if native else b"once.once.Endbehind")
+
+
+async def test_b12_stream_that_was_read_empty(loop, pair, ours):
+    a, b = pair
+    b.send(b"12345")
+    assert await loop.sock_recv(a, 3) == b"123"
+    # More than it got: there may be more.
+    assert await loop.sock_recv(a, 2) == b"45"
+    first = loop.create_task(loop.sock_recv(a, 10))
+    await turns(2)
+    b.send(b"first")
+    assert await first == b"first"
+    order = []
+    b.send(b"second")
+    loop.call_soon(order.append, "callback")
+    assert await loop.sock_recv(a, 10) == b"second"
+    order.append("received")
+    await turns(1)
+    assert order == (["callback", "received"] if ours else ["received", "callback"])

@@ -50,6 +50,59 @@ def waiting(request, loop, pair):
     return [CALLS[request.param](loop, a), a, end]
 
 
+# -- who waits again --
+
+
+async def test_file_that_dup2_puts_under_a_number(loop, pair, stack):
+    a, b = pair
+    first = loop.create_task(loop.sock_recv(a, 10))
+    await turns(2)
+    b.send(b"first")
+    assert await first == b"first"
+    fresh, other = (stack.enter_context(sock) for sock in socket.socketpair())
+    fresh.setblocking(False)
+    os.dup2(fresh.fileno(), a.fileno())
+    second = loop.create_task(loop.sock_recv(a, 10))
+    await turns(2)
+    other.send(b"second")
+    assert await asyncio.wait_for(second, 10) == b"second"
+
+
+async def test_what_comes_while_nobody_waits(loop, pair):
+    a, b = pair
+    for times in range(3):
+        task = loop.create_task(loop.sock_recv(a, 10))
+        await turns(2)
+        b.send(b"x")
+        assert await task == b"x"
+        b.send(b"late")
+        await turns(3)
+        assert await loop.sock_recv(a, 10) == b"late"
+        assert await loop.sock_recv(a, 0) == b""
+    b.close()
+    assert await loop.sock_recv(a, 10) == b""
+    assert await loop.sock_recv(a, 10) == b""
+
+
+async def test_urgent_byte_ends_a_read(loop, stack):
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    b = stack.enter_context(socket.create_connection(listener.getsockname()))
+    a = stack.enter_context(listener.accept()[0])
+    a.setblocking(False)
+    task = loop.create_task(loop.sock_recv(a, 100))
+    await turns(2)
+    b.send(b"before")
+    assert await task == b"before"
+    # The read in the middle gets less than it asked for, and yet there is more.
+    b.send(b"one")
+    b.send(b"!", socket.MSG_OOB)
+    b.send(b"two")
+    got = b""
+    while len(got) < 6:
+        got += await asyncio.wait_for(loop.sock_recv(a, 100), 10)
+    assert got == b"onetwo"
+
+
 # -- coroutines --
 
 

@@ -85,6 +85,11 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool bound_here()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
         int64_t start_wait(Kind kind, int fd, uint32_t mask, cbool repeated)
+        int64_t start_lingering_wait(Kind kind, int fd, uint32_t mask, cbool same_file)
+        cbool trusts_files()
+        void check_files()
+        cbool is_drained(int fd)
+        void note_drained(int fd)
         int64_t start_send(int fd, const void* buffer, uint64_t length, uint32_t flags,
                            uint64_t done)
         int64_t send_now(int fd, const void* buffer, uint64_t length, uint32_t flags)
@@ -182,12 +187,13 @@ cdef class Ring:
     cdef Proactor* _proactor
     cdef object _kernel          # the capsule of the calls that the proactor makes, or None
     cdef list _slots             # slot -> its Owner, or None
+    cdef AddressBook _addresses  # of datagrams; None until there are any
+    cdef list _streams           # descriptor -> who has last waited on it, a weak reference, or None
     cdef unsigned _told          # how many completions their owners have dealt with themselves
     cdef void* _scratch          # what receives go through, to be copied at their true size
     cdef Py_ssize_t _scratch_size
     cdef unsigned _sq_entries, _cq_entries
     cdef int64_t _spin_ns        # how long a turn looks for completions before it sleeps; 0: not at all
-    cdef AddressBook _addresses  # of datagrams; None until there are any
     cdef unsigned long _thread   # who called wait() last
     cdef bint _asleep            # he is about to enter the kernel without the GIL, or is there
     cdef unsigned _small_sends   # how many this turn was asked for
@@ -201,7 +207,10 @@ cdef class Ring:
     cdef int enlist(self, Owner owner, int64_t key) except -1
     cdef int dismiss(self, uint64_t key) except -1
     cdef uint64_t start_poll(self, Owner owner, int fd) except 0
-    cdef uint64_t start_wait(self, Owner owner, int fd, unsigned events) except 0
+    cdef uint64_t start_wait(self, Owner owner, int fd, unsigned events, object stream) except 0
+    cdef bint _knows(self, int fd, object stream) except -1
+    cdef bint is_drained(self, int fd, object stream) except -1
+    cdef int note_drained(self, int fd) noexcept
     cdef int end(self, uint64_t key) except -1
     cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0
     cdef bint again(self, uint64_t key) noexcept
@@ -211,6 +220,7 @@ cdef class Ring:
     cdef int extend_send(self, uint64_t key, const void* data, Py_ssize_t size) noexcept
     cdef int64_t take_back(self, uint64_t key) noexcept
     cdef Py_ssize_t unsent(self, uint64_t key) noexcept
+    cdef AddressBook addresses(self)
     cdef int keep(self, object data) except -1
     cdef int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept
     cdef int64_t receive_from(self, int fd, void* into, Py_ssize_t size,
@@ -219,7 +229,6 @@ cdef class Ring:
     cdef int64_t sendto(self, int fd, const void* data, Py_ssize_t size,
                         sockaddr_storage* address, unsigned length) noexcept
 
-    cdef AddressBook addresses(self)
     cdef bint _is_forked(self) noexcept
     cdef int _check(self) except -1
     cdef int _bind(self, bint force=*) except -1

@@ -31,6 +31,7 @@ import os
 import socket
 import stat
 from operator import itemgetter
+from weakref import ref
 
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer)
@@ -59,6 +60,8 @@ cdef extern from "<sys/socket.h>":
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
+    Py_ssize_t PyList_GET_SIZE(list)
+    PyObject* PyList_GET_ITEM(list, Py_ssize_t)
 
 cdef extern from *:
     """
@@ -98,6 +101,9 @@ cdef unsigned LOOK_BATCH = 32
 cdef unsigned LOOK_AWAKE = 2
 cdef int64_t LOOK_INTERVAL = 10_000_000
 cdef int64_t LOOK_SHARE = 100
+
+# How long a sleep may be while a wait has begun on trust: see Ring._knows().
+cdef int64_t TRUST = 50_000_000
 
 # How long a new ring waits for the locked memory of closed ones, and how long at first, in nanoseconds.
 cdef int64_t MEMORY_PATIENCE = 1_000_000_000
@@ -248,6 +254,7 @@ cdef class Ring:
         self._scratch_size = _option("receive_buffer", receive_buffer, SCRATCH_SIZE, LEAST_SCRATCH_SIZE,
                                      MOST_SCRATCH_SIZE)
         self._slots = []
+        self._streams = []
         # Until a turn has told: what a first turn sends is gathered.
         self._small_sends_before = 2
         self._kernel = kernel
@@ -556,6 +563,7 @@ cdef class Ring:
         cdef int64_t nap_ns
         cdef int error
         cdef bint sleep
+        cdef bint trusting
         cdef bint bound = False
         if PyThread_get_thread_ident() != self._thread:
             self._bind()
@@ -576,6 +584,9 @@ cdef class Ring:
             if proactor.watched():
                 nap_ns = self._look(sleep, timeout_ns)
                 sleep = sleep and proactor.quiet()
+            trusting = proactor.trusts_files() and not 0 <= nap_ns < TRUST
+            if trusting:
+                nap_ns = TRUST
             error = proactor.prepare()
             sleep = sleep and proactor.idle()
             if error == 0:
@@ -595,6 +606,8 @@ cdef class Ring:
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()
+            if trusting and sleep and not proactor.has_completions():
+                proactor.check_files()
             if error == -EEXIST and not bound:
                 # The thread that the ring belongs to has ended, and this one got its identity.
                 self._bind(True)
@@ -760,15 +773,47 @@ cdef class Ring:
             self._proactor.watch(key)
         return key
 
-    cdef uint64_t start_wait(self, Owner owner, int fd, unsigned events) except 0:
-        """Have the owner told once when `events` hold on fd, by the readiness set; a key."""
+    cdef uint64_t start_wait(self, Owner owner, int fd, unsigned events, object stream) except 0:
+        """Have the owner told once when `events` hold on fd, by the readiness set; a key.
+
+        stream: the socket object, if it is one that will most likely wait for the same again; else None.
+        """
         cdef int64_t key
+        cdef bint known
         self._check()
-        key = self._proactor.start_wait(Kind.kPoll, fd, events, False)
+        if stream is None:
+            key = self._proactor.start_wait(Kind.kPoll, fd, events, False)
+        else:
+            known = self._knows(fd, stream)
+            key = self._proactor.start_lingering_wait(Kind.kPoll, fd, events, known)
+            if key >= 0 and not known:
+                while len(self._streams) <= fd:
+                    self._streams.append(None)
+                self._streams[fd] = ref(stream)
         self.enlist(owner, key)
         if owner._plain:
             self._proactor.watch(key)
         return key
+
+    cdef bint _knows(self, int fd, object stream) except -1:
+        """Tell whether the file that has waited under this number is still the socket's.
+
+        A socket object has one file for as long as it is open; only dup2(2) could give it another.
+        """
+        cdef PyObject* known
+        if fd >= PyList_GET_SIZE(self._streams):
+            return False
+        known = PyList_GET_ITEM(self._streams, fd)
+        return known is not <PyObject*> None and (<object> known)() is stream
+
+    cdef bint is_drained(self, int fd, object stream) except -1:
+        """Tell whether a stream had nothing more to read the last time, and nothing has come that is known of."""
+        return self._proactor.is_drained(fd) and self._knows(fd, stream)
+
+    cdef int note_drained(self, int fd) noexcept:
+        """A read of the descriptor has got less than it would have taken."""
+        self._proactor.note_drained(fd)
+        return 0
 
     cdef int end(self, uint64_t key) except -1:
         """Cancel a wait of the readiness set, and give its place back: its owner is told nothing more."""

@@ -30,5 +30,6 @@ cdef class AddressBook:
 
 # sock.family as a number, of which socket.socket makes an enumeration's member each time.
 cdef int family_of(object sock) except? -1
+cdef int kind_of(object sock) except? -1
 # Whether the two above know the addresses of its family.
 cdef bint has_plain_addresses(object sock) except -1

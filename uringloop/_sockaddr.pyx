@@ -194,12 +194,19 @@ cdef int _keep(Known* place, object address, const sockaddr_storage* raw, unsign
 
 cdef object _Socket = _socket.socket
 cdef object _family_slot = _socket.socket.family
+cdef object _type_slot = _socket.socket.type
 
 
 cdef int family_of(object sock) except? -1:
     if isinstance(sock, _Socket):
         return Py_TYPE(_family_slot).tp_descr_get(_family_slot, sock, NULL)
     return sock.family
+
+
+cdef int kind_of(object sock) except? -1:
+    if isinstance(sock, _Socket):
+        return Py_TYPE(_type_slot).tp_descr_get(_type_slot, sock, NULL)
+    return sock.type
 
 
 cdef bint has_plain_addresses(object sock) except -1:

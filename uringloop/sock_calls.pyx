@@ -3,8 +3,8 @@
 Mirrors nothing: the methods themselves are in `stdlib_transports`, coroutines in Python, and each is a loop
 of two things that are here, an attempt and a wait.
 
-    while (data := recv(loop, sock, n)) is MUST_WAIT:
-        await wait(loop, sock, POLLIN)
+    while type(data := recv(loop, sock, n)) is Wait:
+        await data
 
 An attempt checks its socket and makes the system call.  On a plain socket.socket it makes it itself; what is
 out of the ordinary (a class of the user's, a patched method, an unusual argument, debug mode) goes through the
@@ -23,6 +23,7 @@ from asyncio import futures
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
@@ -30,13 +31,17 @@ cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EBADF, EINTR
 
+cdef extern from "<poll.h>":
+    enum: POLLIN
+
 cdef extern from "<sys/socket.h>" nogil:
+    enum: SOCK_STREAM
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
     int c_MSG_DONTWAIT "MSG_DONTWAIT"
 
 from ._interpreter cimport PyContext_CopyCurrent, version_tag
 from ._overlapped cimport Completion, Ring, fileno, is_lost, is_readable, number_of, os_error
-from ._sockaddr cimport format_address, has_plain_addresses, sockaddr_storage
+from ._sockaddr cimport has_plain_addresses, kind_of, sockaddr_storage
 from .base_events cimport BaseEventLoop, ReadyOwner, run_callback
 from .transport_registry cimport Transports
 
@@ -119,34 +124,67 @@ cdef inline object _got(int64_t got):
     raise os_error(got)
 
 
+cdef inline Py_ssize_t _size_of(object number) except? -1:
+    """Return an int as it is; -1 for what is no plain one, or is too large: the socket's method knows what it is."""
+    cdef int overflow = 0
+    if type(number) is not int:
+        return -1
+    return PyLong_AsLongLongAndOverflow(number, &overflow)
+
+
 def recv(BaseEventLoop loop not None, sock, n):
-    """Return what sock.recv(n) does, or MUST_WAIT."""
+    """Return what sock.recv(n) does, or the Wait for it."""
     cdef Ring ring
     cdef int64_t got
+    cdef Py_ssize_t size
     cdef int fd
-    if _may_go_past(loop, sock) and type(n) is int:
+    if _may_go_past(loop, sock):
         ring = loop.find_ring()
-        if 0 < n <= ring._scratch_size:
+        size = _size_of(n)
+        if 0 < size <= ring._scratch_size:
             fd = fileno(sock)
-            got = ring.receive(fd, ring._scratch, n)
-            return PyBytes_FromStringAndSize(<char*> ring._scratch, got) if got >= 0 else _got(got)
-    return _attempt(sock, select.POLLIN, 'recv', (n,))
+            if ring.is_drained(fd, sock):
+                return _wait(loop, sock, POLLIN)
+            got = ring.receive(fd, ring._scratch, size)
+            if got >= 0:
+                if 0 < got < size:
+                    ring.note_drained(fd)
+                return PyBytes_FromStringAndSize(<char*> ring._scratch, got)
+            return _got_nothing(loop, sock, got)
+    return _or_wait(loop, sock, _attempt(sock, POLLIN, 'recv', (n,)))
 
 
 def recv_into(BaseEventLoop loop not None, sock, buf):
-    """Return what sock.recv_into(buf) does, or MUST_WAIT."""
+    """Return what sock.recv_into(buf) does, or the Wait for it."""
     cdef Py_buffer view
+    cdef Ring ring
     cdef int64_t got
     cdef int fd
     if _may_go_past(loop, sock) and _get_buffer(buf, &view, PyBUF_WRITABLE):
         try:
             if view.len:
+                ring = loop.find_ring()
                 fd = fileno(sock)
-                got = loop.find_ring().receive(fd, view.buf, view.len)
-                return got if got >= 0 else _got(got)
+                if ring.is_drained(fd, sock):
+                    return _wait(loop, sock, POLLIN)
+                got = ring.receive(fd, view.buf, view.len)
+                if got >= 0:
+                    if 0 < got < view.len:
+                        ring.note_drained(fd)
+                    return got
+                return _got_nothing(loop, sock, got)
         finally:
             PyBuffer_Release(&view)
-    return _attempt(sock, select.POLLIN, 'recv_into', (buf,))
+    return _or_wait(loop, sock, _attempt(sock, POLLIN, 'recv_into', (buf,)))
+
+
+cdef object _got_nothing(BaseEventLoop loop, object sock, int64_t got):
+    _got(got)
+    return _wait(loop, sock, POLLIN)
+
+
+cdef object _or_wait(BaseEventLoop loop, object sock, object result):
+    return _wait(loop, sock, POLLIN) if result is _MUST_WAIT else result
 
 
 cdef bint _get_buffer(object data, Py_buffer* view, int flags) except -1:
@@ -166,16 +204,18 @@ def recvfrom(BaseEventLoop loop not None, sock, bufsize):
     cdef sockaddr_storage address
     cdef unsigned length = 0
     cdef int64_t got
+    cdef Py_ssize_t size
     cdef int fd
-    if _may_go_past(loop, sock) and type(bufsize) is int:
+    if _may_go_past(loop, sock):
         ring = loop.find_ring()
-        if 0 < bufsize <= ring._scratch_size and has_plain_addresses(sock):
+        size = _size_of(bufsize)
+        if 0 < size <= ring._scratch_size and has_plain_addresses(sock):
             fd = fileno(sock)
-            got = ring.receive_from(fd, ring._scratch, bufsize, &address, &length)
+            got = ring.receive_from(fd, ring._scratch, size, &address, &length)
             if got < 0:
                 return _got(got)
             data = PyBytes_FromStringAndSize(<char*> ring._scratch, got)
-            return data, format_address(&address, length)
+            return data, ring.addresses().format(&address, length)
     return _attempt(sock, select.POLLIN, 'recvfrom', (bufsize,))
 
 
@@ -184,15 +224,18 @@ def recvfrom_into(BaseEventLoop loop not None, sock, buf, nbytes):
     cdef sockaddr_storage address
     cdef unsigned length = 0
     cdef Py_buffer view
+    cdef Ring ring
     cdef int64_t got
+    cdef Py_ssize_t size
     cdef int fd
-    if _may_go_past(loop, sock) and type(nbytes) is int and has_plain_addresses(sock) \
-            and _get_buffer(buf, &view, PyBUF_WRITABLE):
+    if _may_go_past(loop, sock) and has_plain_addresses(sock) and _get_buffer(buf, &view, PyBUF_WRITABLE):
         try:
-            if 0 < nbytes <= view.len:
+            size = _size_of(nbytes)
+            if 0 < size <= view.len:
                 fd = fileno(sock)
-                got = loop.find_ring().receive_from(fd, view.buf, nbytes, &address, &length)
-                return (got, format_address(&address, length)) if got >= 0 else _got(got)
+                ring = loop.find_ring()
+                got = ring.receive_from(fd, view.buf, size, &address, &length)
+                return (got, ring.addresses().format(&address, length)) if got >= 0 else _got(got)
         finally:
             PyBuffer_Release(&view)
     return _attempt(sock, select.POLLIN, 'recvfrom_into', (buf, nbytes))
@@ -239,6 +282,10 @@ def wait(BaseEventLoop loop not None, sock, unsigned events):
 
     It waits from its await on.  Raises OSError (EBADF) when the socket is closed meanwhile.
     """
+    return _wait(loop, sock, events)
+
+
+cdef Wait _wait(BaseEventLoop loop, object sock, unsigned events):
     cdef Wait made = Wait.__new__(Wait)
     made._loop = loop
     made._sock = sock
@@ -330,9 +377,15 @@ cdef class Wait(ReadyOwner):
         ring = loop.find_ring()
         self._plain = is_readable(self._sock) and number_of(self._sock) == self._fd
         self.ring = ring
-        self._key = ring.start_wait(self, self._fd, self._events)
+        self._key = ring.start_wait(self, self._fd, self._events, self._stream())
         self._state = WAITING
         return 0
+
+    cdef object _stream(self):
+        """Return the socket if it will most likely wait for the same again."""
+        if self._events == POLLIN and type(self._sock) is _PlainSocket and kind_of(self._sock) == SOCK_STREAM:
+            return self._sock
+        return None
 
     cdef int _end(self) except -1:
         cdef uint64_t key = self._key

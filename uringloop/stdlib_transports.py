@@ -31,7 +31,8 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     that wait are accepted in one tick, up to the backlog.
 # T7: The sock_* methods do at once what the socket's own method does, and wait where it would, as the selector
 #     loop does (sock_calls): a cancelled one has taken nothing, even when the task is cancelled in the very
-#     tick in which its data came, and wrong arguments raise what they raise there.
+#     tick in which its data came, and wrong arguments raise what they raise there. Where a stream was found
+#     empty they do not look again before the set of readiness has told of it, in the next turn at the earliest.
 # T8: sock_connect resolves host names and takes every address family, as the selector loop does.
 # T9: Sending a file goes by what was really sent: a file that shrinks ends it, the file's position
 #     is right after an error, and a first error means that there is no native sendfile. Each block is
@@ -77,7 +78,7 @@ from asyncio.log import logger
 from select import POLLIN, POLLOUT
 
 from . import sock_calls
-from .sock_calls import MUST_WAIT, wait
+from .sock_calls import MUST_WAIT, Wait, wait
 
 # Server._detach() takes the transport from Python 3.13 on.
 DETACH_TAKES_TRANSPORT = 'transport' in inspect.signature(base_events.Server._detach).parameters
@@ -1014,14 +1015,14 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     # stdlib: BaseProactorEventLoop.sock_recv
     async def sock_recv(self, sock, n):
         # differs[T7], here and in the methods below: each attempt checks its socket.
-        while (data := sock_calls.recv(self, sock, n)) is MUST_WAIT:
-            await wait(self, sock, POLLIN)
+        while type(data := sock_calls.recv(self, sock, n)) is Wait:
+            await data
         return data
 
     # stdlib: BaseProactorEventLoop.sock_recv_into
     async def sock_recv_into(self, sock, buf):
-        while (received := sock_calls.recv_into(self, sock, buf)) is MUST_WAIT:
-            await wait(self, sock, POLLIN)
+        while type(received := sock_calls.recv_into(self, sock, buf)) is Wait:
+            await received
         return received
 
     # stdlib: BaseProactorEventLoop.sock_recvfrom

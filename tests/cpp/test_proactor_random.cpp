@@ -51,6 +51,7 @@ class Program {
     int ours = -1;
     int theirs = -1;
     bool open = true;         // ours
+    bool has_lingered = false;
     bool peer_open = true;
     bool was_reset = false;
     std::string address;      // kDatagram: of `theirs`
@@ -276,9 +277,22 @@ class Program {
 
   void start_receive(Line& line) {
     if (!line.open || line.type != Type::kStream || line.receiving != 0) return;
-    // In the ring, or in the readiness set: it comes to the same.
-    line.receiving = below(2) == 0 ? proactor_.start_poll(Kind::kReceive, line.ours, POLLIN)
-                                   : proactor_.start_wait(Kind::kReceive, line.ours, POLLIN);
+    // In the ring, or in the readiness set, asked for or not: it comes to the same.
+    switch (below(4)) {
+      case 0:
+        line.receiving = proactor_.start_poll(Kind::kReceive, line.ours, POLLIN);
+        break;
+      case 1:
+        line.receiving = proactor_.start_wait(Kind::kReceive, line.ours, POLLIN);
+        break;
+      case 2:
+        line.receiving = proactor_.start_lingering_wait(Kind::kReceive, line.ours, POLLIN, line.has_lingered);
+        line.has_lingered = true;
+        break;
+      case 3:
+        line.receiving = proactor_.start_lingering_wait(Kind::kReceive, line.ours, POLLIN, false);
+        break;
+    }
     check(line.receiving > 0, "start_poll");
     ++started_;
     note("receive on ", line.ours, ", key ", line.receiving);

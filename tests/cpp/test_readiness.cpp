@@ -92,6 +92,108 @@ TEST_CASE("start_wait: a repeated one is told as long as it holds, and costs no 
   CHECK(simulation.collector[key].error == -ECANCELED);
 }
 
+TEST_CASE("start_lingering_wait: for the same file it costs a call once") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  std::int64_t key = proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, false);
+  const unsigned calls = simulation.kernel.calls(Call::kEpollControl);
+  for (int times = 0; times < 3; ++times) {
+    simulation.kernel.put(theirs, "x");
+    CHECK(simulation.collector.until_all({key}, 5));
+    CHECK(simulation.collector[key].error == 0);
+    CHECK(simulation.kernel.take(ours) == "x");
+    key = proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, true);
+    simulation.turn();
+    CHECK(!simulation.collector.has(key));
+  }
+  CHECK(simulation.kernel.calls(Call::kEpollControl) == calls);
+  CHECK(proactor.trusts_files());
+  // Who asks is answered as before.
+  const std::int64_t other = proactor.start_wait(Kind::kPoll, ours, POLLOUT);
+  CHECK(simulation.collector.until_all({other}, 5));
+  CHECK(!simulation.collector.has(key));
+  simulation.kernel.put(theirs, "y");
+  CHECK(simulation.collector.until_all({key}, 5));
+}
+
+TEST_CASE("start_lingering_wait: what comes while nobody waits is told once, and by the next wait") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  std::int64_t key = proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, false);
+  simulation.kernel.put(theirs, "x");
+  CHECK(simulation.collector.until_all({key}, 5));
+  CHECK(simulation.kernel.take(ours) == "x");
+  proactor.note_drained(ours);
+  CHECK(proactor.is_drained(ours));
+  simulation.kernel.put(theirs, "y");
+  for (int turns = 0; turns < 3; ++turns) simulation.turn();
+  CHECK(!proactor.is_drained(ours));
+  // It is at rest: the ring's poll of the set is not told of it again and again.
+  const unsigned calls = simulation.kernel.calls(Call::kEpollWait);
+  for (int turns = 0; turns < 5; ++turns) simulation.turn();
+  CHECK(simulation.kernel.calls(Call::kEpollWait) == calls);
+  key = proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, true);
+  CHECK(simulation.collector.until_all({key}, 5));
+}
+
+TEST_CASE("start_lingering_wait: nobody is told again and again of what only others wait for") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair(8);
+  simulation.kernel.put(ours, std::string(8, 'z'));
+  const std::int64_t reader = proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, false);
+  const std::int64_t writer = proactor.start_wait(Kind::kPoll, ours, POLLOUT);
+  simulation.kernel.put(theirs, "x");
+  CHECK(simulation.collector.until_all({reader}, 5));
+  for (int turns = 0; turns < 3; ++turns) simulation.turn();
+  const unsigned calls = simulation.kernel.calls(Call::kEpollWait);
+  for (int turns = 0; turns < 5; ++turns) simulation.turn();
+  CHECK(simulation.kernel.calls(Call::kEpollWait) == calls);
+  CHECK(!simulation.collector.has(writer));
+  CHECK(simulation.kernel.take(theirs) == std::string(8, 'z'));
+  CHECK(simulation.collector.until_all({writer}, 5));
+}
+
+TEST_CASE("start_lingering_wait: another socket under the number asks, whatever is left of the last") {
+  Simulation simulation;
+  Proactor& proactor = simulation.proactor;
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  std::int64_t key = proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, false);
+  simulation.kernel.put(theirs, "x");
+  CHECK(simulation.collector.until_all({key}, 5));
+  simulation.kernel.close_file(ours);
+  auto [again, others] = simulation.kernel.stream_pair();
+  REQUIRE(again == ours);
+  key = proactor.start_lingering_wait(Kind::kPoll, again, POLLIN, false);
+  simulation.turn();
+  CHECK(!simulation.collector.has(key));
+  simulation.kernel.put(others, "y");
+  CHECK(simulation.collector.until_all({key}, 5));
+}
+
+TEST_CASE("real: check_files finds the file that dup2 has put under the number of one that was trusted") {
+  Real real;
+  auto [ours, theirs] = real_pair();
+  auto [fresh, others] = real_pair();
+  std::int64_t key = real.proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, false);
+  REQUIRE(write(theirs, "x", 1) == 1);
+  CHECK(real.collector.until_all({key}, 5));
+  REQUIRE(dup2(fresh, ours) == ours);
+  key = real.proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, true);
+  REQUIRE(write(others, "y", 1) == 1);
+  for (int turns = 0; turns < 3; ++turns) real.proactor.turn(0);
+  real.collector.collect();
+  CHECK(!real.collector.has(key));
+  CHECK(real.proactor.trusts_files());
+  real.proactor.check_files();
+  CHECK(!real.proactor.trusts_files());
+  CHECK(real.collector.until_all({key}, 5));
+  CHECK(real.collector[key].error == 0);
+  for (int fd : {ours, theirs, fresh, others}) close(fd);
+}
+
 TEST_CASE("start_wait: a reader is told before a writer, the older before the younger") {
   Simulation simulation;
   Proactor& proactor = simulation.proactor;
