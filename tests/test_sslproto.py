@@ -255,6 +255,69 @@ async def test_tickets_in_front_of_data(loop, pair, tls, together):
     await over(peer)
 
 
+@pytest.mark.parametrize("place", [0, 3, 1000, RECORD + 100])
+async def test_tickets_in_front_of_long_data(loop, pair, tls, place):
+    """Records without data, and whole ones behind them, which come in one piece but for a beginning."""
+    peer = await Peer.connect(loop, pair, tls, client=True, handshake=False)
+    while True:
+        try:
+            peer.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await peer.flush()
+            await peer.receive()
+        else:
+            break
+    tickets = peer.outgoing.read()
+    peer.transport, peer.protocol = await peer.connecting
+    data = some_bytes(70_000)
+    stream = tickets + peer.encrypted(data)
+    if place:
+        await peer.send(stream[:place])
+        await turns(3)
+    await peer.send(stream[place:])
+    assert await peer.protocol.received(len(data)) == data
+    await over(peer)
+
+
+@pytest.mark.parametrize("left", [1, 4, 5, 100])
+async def test_long_records_and_a_beginning(loop, pair, tls, left):
+    """What comes last is not whole; its rest comes with several others."""
+    peer = await Peer.connect(loop, pair, tls)
+    data = some_bytes(60_000)
+    streams = [peer.encrypted(data[:30_000]), peer.encrypted(data[30_000:])]
+    await peer.send(streams[0] + streams[1][:left])
+    assert await peer.protocol.received(30_000) == data[:30_000]
+    await peer.send(streams[1][left:])
+    assert await peer.protocol.received(60_000) == data
+    await over(peer)
+
+
+async def test_wrong_record_among_long_ones(loop, pair, tls):
+    """Nothing of it is told, nor of what comes behind it."""
+    peer = await Peer.connect(loop, pair, tls)
+    data = some_bytes(3 * RECORD)
+    stream = bytearray(peer.encrypted(data))
+    stream[len(stream) // 2] ^= 1
+    await peer.send(stream)
+    assert isinstance(await peer.protocol.lost, ssl.SSLError)
+    assert data[:RECORD].startswith(peer.protocol.data)
+
+
+async def test_close_notify_among_long_records(loop, pair, tls):
+    """What comes behind it is nothing."""
+    peer = await Peer.connect(loop, pair, tls)
+    data = some_bytes(3 * RECORD)
+    stream = peer.encrypted(data)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        peer.tls.unwrap()
+    await peer.send(stream + peer.outgoing.read() + stream)
+    await peer.protocol.received(len(data))
+    with contextlib.suppress(OSError):
+        await read_all(loop, peer.sock)
+    await peer.protocol.lost
+    assert peer.protocol.data == data
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl, which can ask for new keys")
 async def test_new_keys(loop, stack, contexts, tls):
     """openssl s_client asks for a KeyUpdate, in the middle, and gets one."""
@@ -917,6 +980,43 @@ def test_interrupt_before_a_read(loop, pair, tls, kind, is_native):
         await peer.write(b"fourth")
         await until(lambda: len(peer.protocol.data) >= 22)
         await over(peer)
+
+    assert run_interrupted(loop, body()) == 1
+
+
+def test_interrupt_before_a_read_of_long_records(loop, pair, tls, is_native):
+    """All of them are there, also those that OpenSSL had not been given."""
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls)
+        data = some_bytes(3 * RECORD + 1000)
+        with interrupted(peer, "read", "before") as raised:
+            await peer.write(data)
+            await until(lambda: raised)
+            await turns(3)
+        if is_native:
+            assert peer.protocol.data == data
+        await peer.write(b"more")
+        await until(lambda: len(peer.protocol.data) >= len(data) + 4)
+        assert peer.protocol.data == data + b"more"
+        await over(peer)
+
+    assert run_interrupted(loop, body()) == 1
+
+
+@pytest.mark.parametrize(("when", "number"), [("behind", 1), ("before", 2), ("behind", 3)])
+def test_interrupt_among_reads_of_long_records(loop, pair, tls, when, number, is_native):
+    """What has been read is gone, so nobody is told what comes behind it."""
+    if not is_native:
+        pytest.skip("the stdlib's sslproto goes on behind the hole")
+
+    async def body():
+        peer = await Peer.connect(loop, pair, tls)
+        with interrupted(peer, "read", when, number) as raised:
+            await peer.write(some_bytes(3 * RECORD + 1000))
+            await until(lambda: raised)
+        assert isinstance(await peer.protocol.lost, ConnectionAbortedError)
+        assert not peer.protocol.data
 
     assert run_interrupted(loop, body()) == 1
 

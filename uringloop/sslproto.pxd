@@ -1,4 +1,5 @@
 # The layout of the TLS layer.
+from cpython.object cimport PyObject
 
 
 cdef class _SSLProtocolTransport:
@@ -44,6 +45,8 @@ cdef class SSLProtocol:
     cdef Py_ssize_t _length                  # of that one, once its header has come
     cdef Py_ssize_t _single                  # of the one that is whole, where there is no other
     cdef unsigned char _header[5]
+    cdef bytes _received                     # what has come, and _decrypt() is to give to OpenSSL; None: nothing
+    cdef Py_ssize_t _whole                   # how much of that are whole records
     cdef Py_ssize_t _seen                    # how much of it there was when OpenSSL was asked; -1: it has more
     cdef bint _clean                         # there is nothing but _single and _partial
     cdef bint _eager                         # what comes are no records: OpenSSL is to say so
@@ -73,6 +76,7 @@ cdef class SSLProtocol:
     cdef int _switch_to(self, int state) except -1
     cdef int _end_interrupted(self) except -1
     cdef int _feed(self, object data, const unsigned char* start, Py_ssize_t size) except -1
+    cdef Py_ssize_t _measure(self, const unsigned char* start, Py_ssize_t size) noexcept
     cdef int _advance(self) except -1
     cdef int _handshake(self) except -1
     cdef int _flush(self) except -1
@@ -88,7 +92,9 @@ cdef class SSLProtocol:
     cdef int _read_bytes(self) except -1
     cdef Py_ssize_t _count_whole(self) except? -1
     cdef object _decrypt(self)
+    cdef object _decrypt_received(self)
     cdef object _decrypt_records(self, Py_ssize_t size)
+    cdef Py_ssize_t _take_into(self, PyObject* data, Py_ssize_t done, Py_ssize_t size, bint* kept) except? -1
     cdef object _decrypt_all(self)
     cdef object _take(self, Py_ssize_t size, buffer)
     cdef int _control_writing(self) except -1

@@ -109,6 +109,37 @@ cdef list _APP_STATES = [AppProtocolState.STATE_INIT, AppProtocolState.STATE_CON
                          AppProtocolState.STATE_EOF, AppProtocolState.STATE_CON_LOST]
 
 
+# ours: the length of a record with this header; 0: it is none
+cdef Py_ssize_t _length_of(const unsigned char* header) noexcept:
+    cdef Py_ssize_t length = _HEADER + 256 * header[3] + header[4]
+    if not _FIRST_KIND <= header[0] <= _LAST_KIND or header[1] != 3 or length > _HEADER + _LONGEST_RECORD:
+        return 0
+    return length
+
+
+# ours: bytes to be filled
+cdef PyObject* _new_bytes(Py_ssize_t size) except NULL:
+    cdef PyObject* data = PyBytes_FromStringAndSize_raw(NULL, size)
+    if data is NULL:
+        raise MemoryError
+    return data
+
+
+# ours: what has been done of them, None if nothing has; kept: somebody else has their memory, too
+cdef object _finish_bytes(PyObject* data, Py_ssize_t done, Py_ssize_t size, bint kept):
+    if kept:
+        # It is his for good, and never freed.
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING_raw(data), done) if done else None
+    if not done:
+        Py_XDECREF_raw(data)
+        return None
+    if done < size:
+        _PyBytes_Resize(&data, done)
+    whole = <object> data
+    Py_XDECREF_raw(data)
+    return whole
+
+
 # stdlib: _create_transport_context
 def _create_transport_context(server_side, server_hostname):
     if server_side:
@@ -810,8 +841,37 @@ cdef class SSLProtocol:
     # Incoming: records
 
     cdef int bytes_received(self, bytes data) except -1:
-        self._feed(data, <unsigned char*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        cdef const unsigned char* start = <unsigned char*> PyBytes_AS_STRING(data)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t whole = 0
+        # Where several records come, and _decrypt() is next, it gives them to OpenSSL itself.
+        if (size > _RECORD and self._clean and not self._single and not self._inner and self._usual
+                and self._state_now == WRAPPED and not self._app_reading_paused
+                and (not self._app_protocol_is_buffer or self._app_tls is not None)):
+            whole = self._measure(start, size)
+        if whole:
+            self._received = data
+            self._whole = whole
+        else:
+            self._feed(data, start, size)
         return self._advance()
+
+    cdef Py_ssize_t _measure(self, const unsigned char* start, Py_ssize_t size) noexcept:
+        """Return where the last whole record of these bytes ends; 0 if there is none, or their headers do not tell."""
+        cdef Py_ssize_t place = 0
+        cdef Py_ssize_t length
+        if self._partial:
+            if self._partial < _HEADER or self._length - self._partial > size:
+                return 0
+            place = self._length - self._partial
+        while size - place >= _HEADER:
+            length = _length_of(start + place)
+            if not length:
+                return 0
+            if length > size - place:
+                break
+            place += length
+        return place
 
     cdef int _feed(self, object data, const unsigned char* start, Py_ssize_t size) except -1:
         """Give data, which lies at `start`, to OpenSSL's BIO, and go by the headers in it."""
@@ -832,9 +892,8 @@ cdef class SSLProtocol:
                 self._partial += 1
                 place += 1
                 if self._partial == _HEADER:
-                    self._length = _HEADER + 256 * self._header[3] + self._header[4]
-                    if (not _FIRST_KIND <= self._header[0] <= _LAST_KIND or self._header[1] != 3
-                            or self._length > _HEADER + _LONGEST_RECORD):
+                    self._length = _length_of(self._header)
+                    if not self._length:
                         # It is for OpenSSL to say what is wrong with it, or to understand it.
                         self._eager = True
                         self._clean = False
@@ -1017,10 +1076,14 @@ cdef class SSLProtocol:
         cdef Py_ssize_t size = self._single
         cdef Py_ssize_t count
         self._ended = False
-        if not self._usual or self._eager:
+        data = None
+        if self._received is not None:
+            data = self._decrypt_received()
+            if self._clean or self._ended:
+                return data
+        elif not self._usual or self._eager:
             self._output_due = True
             return self._decrypt_all()
-        data = None
         if size and not self._inner:
             self._single = 0
             self._seen = size + self._partial
@@ -1061,29 +1124,71 @@ cdef class SSLProtocol:
             size = self._count_whole()
         return data
 
-    cdef object _decrypt_records(self, Py_ssize_t size):
-        """Return what is in so many bytes of records, None if nothing is; _inner: there may be more."""
-        cdef PyObject* data = PyBytes_FromStringAndSize_raw(NULL, size)
+    cdef object _decrypt_received(self):
+        """Return what is in the whole records of _received, None if nothing is; _clean: nothing else is there.
+
+        OpenSSL is given one, and it is read, before the next: so little of a connection's BIO is ever used, and has to
+        come into the processor's cache, that many connections take turns with less of it.
+        """
+        cdef bytes received = self._received
+        cdef const unsigned char* start = <unsigned char*> PyBytes_AS_STRING(received)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(received)
+        cdef Py_ssize_t room = self._partial + self._whole
+        cdef PyObject* data = NULL
+        cdef Py_ssize_t place = 0
+        cdef Py_ssize_t length
+        cdef Py_ssize_t step
         cdef Py_ssize_t count
         cdef Py_ssize_t done = 0
         cdef bint kept = False
-        if data is NULL:
-            raise MemoryError
+        self._received = None
+        self._output_due = True
+        # (As in _decrypt().)
+        self._clean = False
+        view = memoryview(received)
+        try:
+            data = _new_bytes(room)
+            while place < self._whole:
+                length = self._length if self._partial else _length_of(start + place)
+                step = length - self._partial
+                self._incoming.write(view[place:place + step])
+                place += step
+                self._partial = 0
+                self._seen = -1 if done else length
+                try:
+                    count = self._take_into(data, done, room, &kept)
+                except _Again:
+                    # A ticket, or the like.
+                    continue
+                if count <= 0:
+                    self._ended = True
+                    break
+                done += count
+                if done == room:
+                    # It was compressed: there may be more.
+                    self._inner = True
+                    break
+            else:
+                self._clean = True
+        except BaseException:
+            if not kept:
+                Py_XDECREF_raw(data)
+            raise
+        finally:
+            if place < size:
+                self._feed(view[place:], start + place, size - place)
+        return _finish_bytes(data, done, room, kept)
+
+    cdef object _decrypt_records(self, Py_ssize_t size):
+        """Return what is in so many bytes of records, None if nothing is; _inner: there may be more."""
+        cdef PyObject* data = _new_bytes(size)
+        cdef Py_ssize_t count
+        cdef Py_ssize_t done = 0
+        cdef bint kept = False
         self._inner = False
         try:
             while True:
-                view = PyMemoryView_FromMemory(PyBytes_AS_STRING_raw(data) + done, size - done, PyBUF_WRITE)
-                try:
-                    count = self._take(size - done, view)
-                finally:
-                    # Nobody has it any more when the object is the protocol's: a read() that somebody has put in the
-                    # place of SSLObject's may have kept a slice, or what else looks into it.
-                    if (<PyMemoryViewObject*> <PyObject*> view).mbuf.exports > 1:
-                        kept = True
-                    try:
-                        view.release()
-                    except BufferError:
-                        kept = True
+                count = self._take_into(data, done, size, &kept)
                 if count <= 0:
                     self._ended = True
                     break
@@ -1101,17 +1206,22 @@ cdef class SSLProtocol:
             if not kept:
                 Py_XDECREF_raw(data)
             raise
-        if kept:
-            # It is his for good, and never freed.
-            return PyBytes_FromStringAndSize(PyBytes_AS_STRING_raw(data), done) if done else None
-        if not done:
-            Py_XDECREF_raw(data)
-            return None
-        if done < size:
-            _PyBytes_Resize(&data, done)
-        whole = <object> data
-        Py_XDECREF_raw(data)
-        return whole
+        return _finish_bytes(data, done, size, kept)
+
+    cdef Py_ssize_t _take_into(self, PyObject* data, Py_ssize_t done, Py_ssize_t size, bint* kept) except? -1:
+        """Read into a new bytes object, behind what is done; kept: somebody else has its memory, too."""
+        view = PyMemoryView_FromMemory(PyBytes_AS_STRING_raw(data) + done, size - done, PyBUF_WRITE)
+        try:
+            return self._take(size - done, view)
+        finally:
+            # Nobody has it any more when the object is the protocol's: a read() that somebody has put in the
+            # place of SSLObject's may have kept a slice, or what else looks into it.
+            if (<PyMemoryViewObject*> <PyObject*> view).mbuf.exports > 1:
+                kept[0] = True
+            try:
+                view.release()
+            except BufferError:
+                kept[0] = True
 
     cdef object _decrypt_all(self):
         """The same, of an object of the program's, and where no headers tell: until there is no more."""
