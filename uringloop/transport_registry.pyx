@@ -54,7 +54,9 @@ cdef class Transports:
     def __setitem__(self, fd, transport):
         cdef Registered native
         cdef Py_ssize_t number
-        self.pop(fd, None)
+        # (Called in vain, pop() takes longer than all that a connection costs here besides.)
+        if self.find(fd) is not None or self._others.data:
+            self.pop(fd, None)
         if not isinstance(transport, Registered) or type(fd) is not int or not 0 <= fd < _LIMIT:
             # (A socket of the user's class may say any number.)
             self._others[fd] = transport
@@ -167,7 +169,8 @@ cdef class Clients:
         return transport in self._others
 
     def __len__(self):
-        return self._count + len(self._others)
+        # (Its own len() is Python code, and a server asks for it at the end of each connection.)
+        return self._count + (len(self._others) if self._others.data else 0)
 
     def __iter__(self):
         return iter(self.copy())
