@@ -167,6 +167,8 @@ cdef int fileno(object obj) except -1
 # Whether a socket's number can be read without calling Python, and that number.
 cdef bint is_readable(object obj) noexcept
 cdef int number_of(object sock) noexcept
+# A socket object of a descriptor, as socket.accept() makes one; whose fd it stays if that fails.
+cdef object socket_of(int family, int kind, int proto, int fd)
 # The OSError of a result below zero, -errno.
 cdef object os_error(int64_t result)
 cdef bint is_socket(object obj, int fd) except -1
@@ -245,6 +247,7 @@ cdef class Ring:
     cdef int _wake(self) except -1
     cdef Overlapped _next(self)
     cdef bint is_elsewhere(self) noexcept
+    cdef int _forget(self, int fd) noexcept
     cdef int _settle(self, int fd) except -1
 
 

@@ -26,6 +26,7 @@ TransmitFile `prep_sendfile`; AcceptEx, ConnectEx and RegisterWaitWithQueue are 
 CreateIoCompletionPort is `Ring()`, GetQueuedCompletionStatus is `Ring.wait` and `Ring.next`,
 PostQueuedCompletionStatus is `Ring.wake`.
 """
+import _socket
 import errno
 import os
 import socket
@@ -57,19 +58,32 @@ cdef extern from "<sys/socket.h>":
     cdef struct sockaddr:
         pass
     int getpeername(int fd, sockaddr* address, unsigned* length)
+    enum: SOCK_NONBLOCK
 
 cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject* cls, object args, PyObject* kwargs)
     unsigned long PyThread_get_thread_ident() nogil
     Py_ssize_t PyList_GET_SIZE(list)
     PyObject* PyList_GET_ITEM(list, Py_ssize_t)
+    int PySys_Audit(const char* event, const char* format, ...) except -1
 
 cdef extern from *:
     """
-    // How Modules/socketmodule.h begins a socket object; checked when this module is imported.
-    struct SocketHead { PyObject_HEAD int fd; };
+    // How Modules/socketmodule.h has a socket object; checked when this module is imported.
+    struct SocketHead {
+      PyObject_HEAD
+      int fd, family, type, proto;
+      void* error_handler;
+      int64_t timeout;  // 0: it does not block
+      void* state;
+    };
     """
     ctypedef struct SocketHead:
-        int fd
+        int fd, family, type, proto
+        void* error_handler
+        int64_t timeout
+        void* state
 
 cdef extern from "ring.hpp" namespace "uring" nogil:
     cdef cppclass CppRing "uring::Ring":
@@ -113,6 +127,7 @@ cdef int64_t MEMORY_PAUSE = 1_000_000
 cdef int64_t DROP_PATIENCE = 5_000_000_000
 
 cdef object _socket_class = socket.socket
+cdef object _init_socket = _socket.socket.__init__
 
 # Buffers of sends whose ring was closed under them: the kernel may still read, so they stay.
 # (The name may be gone when the interpreter ends.)
@@ -197,6 +212,64 @@ cdef object _find_readable_class():
 # tenth of a microsecond, and may run anything. (A subclass may have a fileno() of its own: what an
 # operation is started on is asked for it.)
 cdef object _readable_class = _find_readable_class()
+
+
+# What all sockets have in common.
+cdef void* _error_handler = NULL
+cdef void* _state = NULL
+
+
+cdef bint _can_fill() except -1:
+    """Find out whether socket_of() can make what CPython makes of the same arguments."""
+    global _error_handler, _state
+    cdef SocketHead* theirs
+    cdef SocketHead* ours
+    if _readable_class is None or _socket.socket.__basicsize__ != sizeof(SocketHead):
+        return False
+    with socket.socket(socket.AF_UNIX) as holder:
+        # (Not asked of the descriptor, if told: so each can be another.)
+        sock = socket.socket(11, 12 | SOCK_NONBLOCK, 13, os.dup(holder.fileno()))
+    with sock:
+        theirs = <SocketHead*> <PyObject*> sock
+        fresh = _new_socket()
+        ours = <SocketHead*> <PyObject*> fresh
+        # (The state is the module's: one for all.)
+        _error_handler = theirs.error_handler
+        _state = theirs.state
+        if (ours.fd != -1 or theirs.fd != sock.fileno() or theirs.timeout != 0
+                or (theirs.family, theirs.type, theirs.proto) != (11, 12, 13)):
+            return False
+        sock.settimeout(2.5)
+        return theirs.timeout == 2_500_000_000
+
+
+cdef object _new_socket():
+    return (<PyTypeObject*> _socket_class).tp_new(<PyTypeObject*> _socket_class, (), NULL)
+
+
+cdef object socket_of(int family, int kind, int proto, int fd):
+    cdef SocketHead* head
+    sock = _new_socket()
+    sock._io_refs = 0
+    sock._closed = False
+    if not _fills:
+        # With SOCK_NONBLOCK it need not be told, by a call each, that it does not block.
+        _init_socket(sock, family, kind | SOCK_NONBLOCK, proto, fd)
+        return sock
+    # The constructor would ask the socket for its name, to see that it is one.
+    PySys_Audit("socket.__new__", "Oiii", <PyObject*> sock, family, kind, proto)
+    head = <SocketHead*> <PyObject*> sock
+    head.family = family
+    head.type = kind
+    head.proto = proto
+    head.error_handler = _error_handler
+    head.timeout = 0
+    head.state = _state
+    head.fd = fd
+    return sock
+
+
+cdef bint _fills = _can_fill()
 
 
 cdef const Kernel* _calls_of(object capsule) except NULL:
@@ -967,7 +1040,11 @@ cdef class Ring:
 
     def forget(self, int fd):
         """Leave nothing behind of waits on fd that are over."""
+        self._forget(fd)
+
+    cdef int _forget(self, int fd) noexcept:
         self._proactor.forget(fd)
+        return 0
 
     def close(self):
         """Close the ring.  Operations still in flight end, and give their buffers back."""

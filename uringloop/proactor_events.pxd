@@ -40,7 +40,11 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _tell_handler(self, message, exc) except -1
     cdef int _pause(self) except -1
     cdef int _resume(self) except -1
-    cdef int _start_reading(self) except -1
+    cdef int _set_up(self, loop, sock, protocol, waiter, extra, server, context, int family) except -1
+    cdef bint _is_forgotten(self) except -1
+    cdef int _end_soon(self, exc) except -1
+    cdef int _begin_reading(self, context) except -1
+    cdef int _start_reading(self, context=*) except -1
     cdef int _stop_reading(self) except -1
     cdef int _check_loop(self) except -1
     cdef int _start_writing(self) except -1

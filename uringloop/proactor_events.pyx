@@ -20,9 +20,11 @@ Differences from the stdlib beyond those, numbered; a line `# differs[Nn]` stand
 # N5: Up to sixteen datagrams are received in one turn, as long as the transport reads: on a busy socket a
 #     turn for each would cost more than the datagram.
 import _socket
+import _weakref
 import collections
 import itertools
 import socket
+import types
 import warnings
 import weakref
 from asyncio import (
@@ -38,14 +40,16 @@ from libc.string cimport memcpy
 
 from ._interpreter cimport (
     PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw, _PyBytes_Resize,
+    version_tag,
 )
-from ._overlapped cimport Completion, fileno, is_lost, is_readable, number_of, os_error
+from ._overlapped cimport Completion, Ring, fileno, is_lost, is_readable, number_of, os_error, socket_of
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, sockaddr_storage
 from . import stdlib_transports
-from .base_events cimport BaseEventLoop, report_callback
+from .base_events cimport BaseEventLoop, ReadyHandle, handle_of, report_callback, run_callback
 from .sslproto cimport SSLProtocol
 from .sslproto import connection_class as _ssl_protocol_class
 from .streams cimport reader_of, tell_reader
+from .transport_registry cimport Transports
 from .transport_registry import Clients
 from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
 
@@ -53,7 +57,13 @@ cdef extern from "<errno.h>":
     int errno, EAGAIN, EBADF, ECANCELED, EINTR
 
 cdef extern from "<poll.h>":
+    enum: POLLIN
     enum: POLLOUT
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout) nogil
 
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct sockaddr:
@@ -79,6 +89,7 @@ cdef extern from "Python.h":
     int PyByteArray_Resize(object array, Py_ssize_t size) except -1
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
+    Py_ssize_t Py_REFCNT(object)
 
 # From this size on a read goes straight into the object that the protocol gets, up to that size: above, with
 # what an object has besides, glibc maps and unmaps memory for each.
@@ -86,7 +97,15 @@ cdef int _LARGE = 4096
 cdef Py_ssize_t _LARGEST = 120 * 1024
 cdef int _MARGIN = 64
 cdef object _PlainSocket = socket.socket
-cdef object _init_socket = _socket.socket.__init__
+# How it is closed: by two methods in Python and one in C.
+cdef object _socket_close = _PlainSocket.close
+cdef object _socket_real_close = _PlainSocket._real_close
+cdef object _close_in_c = _socket.socket.close
+cdef bint _closes_as_known = (_PlainSocket.__bases__ == (_socket.socket,)
+                              and type(_socket_close) is type(_socket_real_close) is types.FunctionType
+                              and _socket_close.__module__ == _socket_real_close.__module__ == 'socket')
+# The version of the class at which both were these.
+cdef unsigned _socket_tag = 0
 # Of which sockets asyncio sets TCP_NODELAY.
 cdef object _NODELAY = {(int(family), int(socket.SOCK_STREAM), int(socket.IPPROTO_TCP))
                         for family in (socket.AF_INET, socket.AF_INET6)}
@@ -96,6 +115,10 @@ cdef object _detach_takes_transport = DETACH_TAKES_TRANSPORT
 cdef object _iov_max = IOV_MAX
 cdef Py_ssize_t _gather_one = GATHER_ONE
 cdef Py_ssize_t _gather_all = GATHER_ALL
+# An accept4(2) that finds nobody has made a file by then, and takes ten times as long as poll(2). So it is asked
+# first whether somebody waits, behind each of the first connections of a turn. (Where so many came at once, to
+# find out by the last one costs less.)
+cdef int _ASKED = 8
 # As the transports' max_size.
 cdef Py_ssize_t _MAX_SIZE = 256 * 1024
 cdef object _HIGH_WATER = 64 * 1024
@@ -105,6 +128,11 @@ cdef object _stdlib_sendto = proactor_events._ProactorDatagramTransport.sendto
 # How many datagrams one turn receives; differs[N5]
 cdef int _DATAGRAMS = 16
 cdef object _LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+
+
+# ours: whether nobody would see if callbacks came into the loop's _ready without call_soon() and Handles
+cdef bint _is_plain(loop) except -1:
+    return (<BaseEventLoop> loop).is_usual() and (<BaseEventLoop> loop).has_plain_callbacks()
 
 
 cdef bint _get_writable(buf, Py_buffer* view) except -1:
@@ -166,6 +194,94 @@ cdef object _ask_for_names(dict extra, sock):
             extra['peername'] = None
 
 
+# ours: sock.close(), of a socket of Python's own class by what it comes to in C
+cdef int _close_socket(sock) except -1:
+    global _socket_tag
+    if type(sock) is not _PlainSocket or not _closes_as_known:
+        sock.close()
+        return 0
+    if not _socket_tag or version_tag(<PyObject*> _PlainSocket) != _socket_tag:
+        # A look-up gives the class its version.
+        if _PlainSocket.close is not _socket_close or _PlainSocket._real_close is not _socket_real_close:
+            sock.close()
+            return 0
+        _socket_tag = version_tag(<PyObject*> _PlainSocket)
+    sock._closed = True
+    if sock._io_refs <= 0:
+        _close_in_c(sock)
+    return 0
+
+
+# ours: two Handles of call_soon()
+cdef class _Beginning(ReadyHandle):
+    """Stands in the loop's _ready twice: the protocol's connection_made() is called, then reading begins."""
+
+    cdef _ProactorBasePipeTransport _transport
+    cdef object _made            # connection_made(), until it is called
+    cdef object _context         # of that call
+    cdef object _read_context
+
+    cdef int run(self) except -1:
+        cdef _ProactorBasePipeTransport transport = self._transport
+        if self._made is not None:
+            made, self._made = self._made, None
+            return run_callback(transport._loop, made, transport, self._context)
+        try:
+            transport._begin_reading(self._read_context)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            report_callback(events.Handle(transport._loop_reading, (), transport._loop, self._read_context), exc)
+        return 0
+
+    @property
+    def _callback(self):
+        return self._transport._loop_reading if self._made is None else self._made
+
+    @property
+    def _args(self):
+        return () if self._made is None else (self._transport,)
+
+    def __repr__(self):
+        return repr(events.Handle(self._callback, self._args, self._transport._loop, self._context))
+
+
+# ours: a Handle of call_soon()
+cdef class _Ending(ReadyHandle):
+    """Stands in the loop's _ready, to call _call_connection_lost()."""
+
+    cdef _ProactorBasePipeTransport _transport
+    cdef object _loop
+    cdef object _exc
+    cdef object _context
+
+    cdef int run(self) except -1:
+        # The last reference, if nobody else has one.
+        transport, self._transport = self._transport, None
+        try:
+            PyContext_Enter(self._context)
+            try:
+                (<_ProactorBasePipeTransport> transport)._lose_connection(self._exc)
+            finally:
+                PyContext_Exit(self._context)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            report_callback(handle_of(self._loop, transport._call_connection_lost, self._exc, self._context), exc)
+        return 0
+
+    @property
+    def _callback(self):
+        return None if self._transport is None else self._transport._call_connection_lost
+
+    @property
+    def _args(self):
+        return (self._exc,)
+
+    def __repr__(self):
+        return repr(handle_of(self._loop, self._callback, self._exc, self._context))
+
+
 # stdlib: _ProactorBasePipeTransport
 cdef class _ProactorBasePipeTransport:
     """Base class of native transports.  differs[N4]"""
@@ -176,6 +292,11 @@ cdef class _ProactorBasePipeTransport:
         if not isinstance(loop, BaseEventLoop):
             raise TypeError(f"a native transport's loop must be an IouringProactorEventLoop, not {type(loop).__name__}")
         self.ring = loop._proactor._ring
+        self._set_up(loop, sock, protocol, waiter, extra, server, context, 0)
+
+    cdef int _set_up(self, loop, sock, protocol, waiter, extra, server, context, int family) except -1:
+        """The rest of the constructor.  family: of a socket of which it is known; else 0."""
+        cdef _Beginning beginning
         self._loop = loop
         self._sock = sock
         try:
@@ -193,7 +314,9 @@ cdef class _ProactorBasePipeTransport:
             extra = None
         self._extra_given = extra
         # differs[N3]
-        if self._plain and has_plain_addresses(sock):
+        if family and self._plain:
+            self._family = family
+        elif self._plain and has_plain_addresses(sock):
             self._family = family_of(sock)
         if not self._family:
             self._extra_dict = {} if extra is None else extra
@@ -210,11 +333,25 @@ cdef class _ProactorBasePipeTransport:
                 server._attach(self)
             else:
                 server._attach()
-        loop.call_soon(protocol.connection_made, self, context=context)
-        loop.call_soon(self._loop_reading, context=context)
+        if _is_plain(loop):
+            beginning = _Beginning.__new__(_Beginning)
+            beginning._transport = self
+            beginning._made = protocol.connection_made
+            if context is None:
+                # Nothing that connection_made() sets in its own is seen by what is read.
+                beginning._context = PyContext_CopyCurrent()
+                beginning._read_context = PyContext_CopyCurrent()
+            else:
+                beginning._context = beginning._read_context = context
+            (<BaseEventLoop> loop).add_ready(beginning)
+            (<BaseEventLoop> loop).add_ready(beginning)
+        else:
+            loop.call_soon(protocol.connection_made, self, context=context)
+            loop.call_soon(self._loop_reading, context=context)
         if waiter is not None:
             # Once connection_made() has been called, and reading has begun.
             loop.call_soon(futures._set_result_unless_cancelled, waiter, None, context=context)
+        return 0
 
     # stdlib: _ProactorBasePipeTransport.__repr__
     def __repr__(self):
@@ -247,11 +384,11 @@ cdef class _ProactorBasePipeTransport:
         if self._closing:
             return
         # A closed loop refuses what follows; a second close() is nothing then.
-        self._closing = self._loop.is_closed()
+        self._closing = self._loop._closed
         # T11
         if self._flush() and not self._conn_lost:
             # Scheduled first: a second close(), behind one that was interrupted, does no harm.
-            self._loop.call_soon(self._call_connection_lost, None, context=self._context)
+            self._end_soon(None)
             self._conn_lost += 1
         self._closing = True
         self._stop_reading()
@@ -292,7 +429,7 @@ cdef class _ProactorBasePipeTransport:
         if waiter is not None and not waiter.done():
             waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
         self._conn_lost += self._loop.is_closed()
-        self._loop.call_soon(self._call_connection_lost, exc, context=self._context)
+        self._end_soon(exc)
         self._conn_lost += 1
         self._closing = True
         self._stop_reading()
@@ -310,21 +447,25 @@ cdef class _ProactorBasePipeTransport:
             # A close() that was interrupted has not come to it, and may be called again.
             self._called_connection_lost = self._closing = True
             self._conn_lost += 1
-            # differs[N3]
-            self._keep_names()
             self._stop_reading()
-            sock, self._sock = self._sock, None
             server, self._server = self._server, None
             # T3
             self._protocol = None
             self._loop = None
             self.leave()
             self._drop_unsent()
+            # differs[N3]
+            if not self._is_forgotten():
+                self._keep_names()
+            sock, self._sock = self._sock, None
             # An interrupt in what is called here, which is Python, keeps none of the rest from happening.
             try:
                 # T4
-                self.ring.settle(sock)
-                sock.close()
+                if not self._plain:
+                    self.ring.settle(sock)
+                elif number_of(sock) >= 0:
+                    self.ring._settle(number_of(sock))
+                _close_socket(sock)
                 self._stop_writing()
             finally:
                 if server is not None:
@@ -439,6 +580,31 @@ cdef class _ProactorBasePipeTransport:
             extra['peername'] = _in_words(self._peer)
         return extra
 
+    cdef bint _is_forgotten(self) except -1:
+        """True when nobody but the _Ending that is run has a reference to it any more: what for should it keep a name?"""
+        return Py_REFCNT(self) == 1 and not _weakref.getweakrefcount(self)
+
+    cdef int _end_soon(self, exc) except -1:
+        """Have _call_connection_lost() called, as by call_soon()."""
+        cdef _Ending ending
+        loop = self._loop
+        if not _is_plain(loop):
+            loop.call_soon(self._call_connection_lost, exc, context=self._context)
+            return 0
+        ending = _Ending.__new__(_Ending)
+        ending._transport = self
+        ending._loop = loop
+        ending._exc = exc
+        ending._context = PyContext_CopyCurrent() if self._context is None else self._context
+        (<BaseEventLoop> loop).add_ready(ending)
+        return 0
+
+    cdef int _begin_reading(self, context) except -1:
+        """Do what _loop_reading() does, in a context of its own or (None) the one that is entered."""
+        if not self._paused and not self._closing:
+            self._start_reading(context)
+        return 0
+
     cdef int _keep_names(self) except -1:
         if self._extra_dict is not None:
             return 0
@@ -530,13 +696,15 @@ cdef class _ProactorBasePipeTransport:
             logger.debug("%r resumes reading", self)
         return 0
 
-    cdef int _start_reading(self) except -1:
+    cdef int _start_reading(self, context=None) except -1:
         # T18
         self._check_loop()
         # T2
         self._stop_reading()
         # As a Handle takes it.
-        self._read_context = PyContext_CopyCurrent() if self._context is None else self._context
+        if context is None:
+            context = PyContext_CopyCurrent() if self._context is None else self._context
+        self._read_context = context
         if self._loop._debug:
             # So that it is told when it is slow.
             self._read_handle = events.Handle(self._read_ready, (), self._loop, self._read_context)
@@ -637,8 +805,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     # stdlib: _ProactorReadPipeTransport._loop_reading
     def _loop_reading(self, fut=None):
-        if not self._paused and not self._closing:
-            self._start_reading()
+        self._begin_reading(None)
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -1227,8 +1394,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
 
     # stdlib: _ProactorDatagramTransport._loop_reading
     def _loop_reading(self, fut=None):
-        if not self._paused and not self._closing:
-            self._start_reading()
+        self._begin_reading(None)
 
     # -- ours: no counterpart in the stdlib's class --
 
@@ -1411,12 +1577,13 @@ cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
 class _Acceptor(stdlib_transports._Acceptor):
     """The same, by fewer steps for each connection: the socket object is made here, and not asked for anything."""
 
-    __slots__ = ('_kind', '_nodelay')
+    __slots__ = ('_kind', '_plain_family', '_nodelay')
 
     def start(self):
         sock = self._sock
         # Of a class of the user's, its own accept() is called.
         self._kind = (family_of(sock), int(sock.type), sock.proto) if type(sock) is _PlainSocket else None
+        self._plain_family = self._kind[0] if self._kind is not None and has_plain_addresses(sock) else 0
         self._nodelay = self._kind in _NODELAY
         # Its connections keep their places in it themselves.
         if type(getattr(self._server, '_clients', None)) is weakref.WeakSet and not self._server._clients:
@@ -1426,71 +1593,82 @@ class _Acceptor(stdlib_transports._Acceptor):
     def accept(self):
         cdef sockaddr_storage address
         cdef unsigned length
-        cdef int fd
+        cdef pollfd waiting
+        cdef int fd, family, kind, proto
+        cdef int one = 1
+        cdef int count = 0
         if self._kind is None or self._sslcontext is not None or self._loop._debug:
             super().accept()
             return
+        family, kind, proto = self._kind
+        loop, sock, listening, server_context = self._loop, self._sock, self._fd, self._context
         # As the later of the selector loop's: a backlog of 0 is one client, too.
         for _ in range(self._backlog + 1):
-            if self.is_stopped():
-                return                    # maybe in this tick
+            if loop._accept_futures.get(listening) is not self:
+                return                    # is_stopped(), maybe in this tick
+            if 0 < count <= _ASKED:
+                waiting.fd = number_of(sock)
+                waiting.events = POLLIN
+                if poll(&waiting, 1, 0) == 0:
+                    return
+            count += 1
             length = sizeof(address)
-            fd = accept4(number_of(self._sock), <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            fd = accept4(number_of(sock), <sockaddr*> &address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno == EAGAIN or errno == EINTR or not self.failed(os_error(-errno)):
                     return
                 continue
-            conn = self._make_socket(fd)
+            try:
+                conn = socket_of(family, kind, proto, fd)
+            except BaseException:
+                close(fd)
+                raise
+            if self._nodelay:
+                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
             addr = PyBytes_FromStringAndSize(<char*> &address, min(length, <unsigned> sizeof(address)))
-            if self._context is None:
-                self.connect(conn, addr, None)
+            if server_context is None:
+                _connect(self, conn, addr, None)
             else:
                 # From CPython 3.15 on every server has one.
-                context = self._context.copy()
+                context = server_context.copy()
                 context.run(self.connect, conn, addr, context)
 
-    def _make_socket(self, int fd):
-        """Return a socket object of the descriptor, as socket.accept() makes one."""
-        cdef int one = 1
-        family, kind, proto = self._kind
-        try:
-            conn = _PlainSocket.__new__(_PlainSocket)
-            # With SOCK_NONBLOCK it need not be told, by a call each, that it does not block.
-            _init_socket(conn, family, kind | SOCK_NONBLOCK, proto, fd)
-        except BaseException:
-            close(fd)
-            raise
-        conn._io_refs = 0
-        conn._closed = False
-        if self._nodelay:
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-        return conn
-
     def connect(self, conn, addr, context):
-        if type(addr) is not bytes:
+        if type(addr) is bytes:
+            _connect(self, conn, addr, context)
+        else:
             super().connect(conn, addr, context)
-            return
-        loop = self._loop
-        try:
-            protocol = self._protocol_factory()
-            number = number_of(conn)
-            if loop._transports.get(number) is not None:
-                # One that is closing, or whose socket the user has closed. Is it?
-                loop._ensure_fd_no_transport(conn)
-            # As _adopt(), but no interrupt comes between the transport and its place.
-            if number in loop._keys:
-                loop._remove_reader(number)
-            loop._proactor._forget(number)
-            loop._transports[number] = _ProactorSocketTransport(
-                loop, conn, protocol, None, addr, self._server, context)
-        except (SystemExit, KeyboardInterrupt):
-            # A transport that is whole has begun to read: it goes on.
-            if not self.is_served(conn):
-                conn.close()
-            raise
-        except BaseException:
-            # In debug mode, in which it is told, the reference's accept() is called.
+
+
+cdef int _connect(acceptor, conn, bytes addr, context) except -1:
+    cdef Transports transports
+    cdef _ProactorSocketTransport transport
+    cdef int number
+    loop = acceptor._loop
+    try:
+        protocol = acceptor._protocol_factory()
+        number = number_of(conn)
+        transports = loop._transports
+        if transports.find(number) is not None:
+            # One that is closing, or whose socket the user has closed. Is it?
+            loop._ensure_fd_no_transport(conn)
+        # As _adopt(), but no interrupt comes between the transport and its place.
+        if loop._keys and number in loop._keys:
+            loop._remove_reader(number)
+        transport = _ProactorSocketTransport.__new__(_ProactorSocketTransport)
+        transport.ring = (<BaseEventLoop> loop).find_ring()
+        transport.ring._forget(number)
+        transport._set_up(loop, conn, protocol, None, addr, acceptor._server, context, acceptor._plain_family)
+        transports[number] = transport
+    except (SystemExit, KeyboardInterrupt):
+        # A transport that is whole has begun to read: it goes on.
+        if not acceptor.is_served(conn):
             conn.close()
+        raise
+    except BaseException:
+        # In debug mode, in which it is told, the reference's accept() is called.
+        conn.close()
+    return 0
 
 
 # ours: what a tier of transports has besides, see `tiers`
