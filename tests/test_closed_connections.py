@@ -175,3 +175,57 @@ async def test_connections_hold_no_buffer(loop, connect, stack):
         values = vars(transport).values() if hasattr(transport, "__dict__") else gc.get_referents(transport)
         assert not any(isinstance(value, (bytes, bytearray)) and len(value) > 100 for value in values)
     await closed(*transports)
+
+
+@pytest.mark.parametrize("holder", ["variable", "weak reference", "protocol"])
+async def test_names_of_a_closed_connection(loop, stack, holder):
+    accepted = []
+    server = await loop.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    sock = stack.enter_context(socket.create_connection(address))
+    await until(lambda: accepted and accepted[0].transport is not None)
+    protocol = accepted[0] if holder == "protocol" else accepted.pop()
+    transport = protocol.transport
+    protocol.transport.close()
+    if holder == "protocol":
+        del transport
+    elif holder == "weak reference":
+        transport = weakref.ref(transport)
+        lost = protocol.lost
+        del protocol
+        await lost
+        await turns(3)
+        # The program may have no reference at all: then nothing is kept for it.
+        assert transport() is None or transport().get_extra_info("sockname") == address
+        await close(server)
+        return
+    await protocol.lost
+    await turns(3)
+    kept = protocol.transport if holder == "protocol" else transport
+    assert kept.get_extra_info("sockname") == address
+    assert kept.get_extra_info("peername") == sock.getsockname()
+    assert kept.get_extra_info("socket").fileno() == -1
+    await close(server)
+
+
+async def test_patched_close_of_a_socket_is_called(loop, stack, monkeypatch):
+    calls = []
+    real_close = socket.socket._real_close
+
+    def close_it(sock, *args):
+        calls.append(sock)
+        real_close(sock, *args)
+
+    accepted = []
+    server = await loop.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    for count in range(2):
+        stack.enter_context(socket.create_connection(server.sockets[0].getsockname()))
+        await until(lambda: len(accepted) > count and accepted[count].transport is not None)
+        if count:
+            monkeypatch.setattr(socket.socket, "_real_close", close_it)
+        accepted[count].transport.close()
+        await accepted[count].lost
+        await turns(3)
+        assert len(calls) == count
+    monkeypatch.undo()
+    await close(server)

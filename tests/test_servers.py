@@ -424,3 +424,45 @@ async def test_1000_connections_at_once(loop, many_files):
     await asyncio.gather(*map(talk, range(1000)))
     assert len({transport.get_extra_info("peername") for transport in accepted}) == 1000
     await close(server)
+
+
+# -- the socket of a connection --
+
+async def test_accepted_socket_is_as_accept_makes_it(loop, client):
+    accepted = []
+    server = await loop.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    listener = server.sockets[0]
+    sock = await client(address_of(server))
+    await until(lambda: accepted and accepted[0].transport is not None)
+    conn = accepted[0].transport.get_extra_info("socket")._sock
+    assert type(conn) is socket.socket
+    assert (conn.family, conn.type, conn.proto) == (listener.family, listener.type, listener.proto)
+    assert conn.gettimeout() == 0 and not conn.getblocking() and not os.get_inheritable(conn.fileno())
+    assert conn.getpeername() == sock.getsockname()
+    # It tells its errors, too.
+    with pytest.raises(BlockingIOError):
+        conn.recv(1)
+    with pytest.raises(OSError):
+        conn.setsockopt(socket.SOL_SOCKET, -1, 1)
+    with conn.dup() as other:
+        assert other.gettimeout() == 0
+    accepted[0].transport.close()
+    await accepted[0].lost
+    await turns(2)
+    assert conn.fileno() == -1 and conn._closed
+    await close(server)
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 12])
+async def test_all_who_wait_are_accepted_in_one_tick(loop, stack, count):
+    accepted = []
+    server = await loop.create_server(lambda: accepted.append(Recorder()) or accepted[-1], "127.0.0.1", 0)
+    for _ in range(count):
+        stack.enter_context(socket.create_connection(address_of(server)))
+    await until(lambda: accepted)
+    assert len(accepted) == count
+    await until(lambda: all(protocol.transport is not None for protocol in accepted))
+    for protocol in accepted:
+        protocol.transport.abort()
+        await protocol.lost
+    await close(server)
