@@ -41,6 +41,7 @@ cdef class BaseEventLoop:
 
     cdef int _look_at_class(self) except -1
     cdef bint _has_foreign(self, unsigned mask) except -1
+    cdef bint _has_own(self, PyObject* names, unsigned mask) except -1
     cdef bint _is_plain(self, unsigned mask) except -1
     cdef bint has_plain_callbacks(self) except -1
     cdef bint has_plain_waits(self) except -1
@@ -56,7 +57,8 @@ cdef class BaseEventLoop:
                             PyObject* context)
     cdef bint _has_plain_turn(self) except -1
     cdef int _take_turn(self) except -1
-    cdef int _drop_cancelled(self) except -1
+    cdef bint _has_timers(self) except -1
+    cdef bint _drop_cancelled(self) except -1
     cdef int64_t _time_left(self) except? -2
     cdef int _take_due(self) except -1
     cdef int _run_ready(self) except -1

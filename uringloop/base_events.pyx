@@ -96,17 +96,26 @@ cdef extern from *:
         return 0;
     }
 
+    // How a callable of such a type is called. One in Python needs none of what CPython looks at before and behind.
+    static inline vectorcallfunc find_call(PyObject* callback) {
+        PyTypeObject* type = Py_TYPE(callback);
+        if (type == &PyFunction_Type) return ((PyFunctionObject*)callback)->vectorcall;
+        if (type == &PyMethod_Type) return ((PyMethodObject*)callback)->vectorcall;
+        return type->tp_flags & Py_TPFLAGS_HAVE_VECTORCALL ? PyObject_Vectorcall : NULL;
+    }
+
     // What Context.run(callback, *args) does. -1 with an exception set.
-    static int call_in_context(PyObject* context, PyObject* callback, PyObject* args) {
+    static inline int call_in_context(PyObject* context, PyObject* callback, PyObject* args) {
         enum { kFew = 6 };
         PyObject* stack[1 + kFew];
         PyObject* result;
+        vectorcallfunc call = find_call(callback);
         Py_ssize_t count = PyTuple_GET_SIZE(args);
         if (PyContext_Enter(context) < 0) return -1;
-        if (count <= kFew) {
+        if (call != NULL && count <= kFew) {
             // A place before the arguments lets a bound method put its object there.
             for (Py_ssize_t i = 0; i < count; ++i) stack[1 + i] = PyTuple_GET_ITEM(args, i);
-            result = PyObject_Vectorcall(callback, stack + 1, count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+            result = call(callback, stack + 1, count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
         } else {
             result = PyObject_Call(callback, args, NULL);
         }
@@ -129,10 +138,15 @@ cdef extern from *:
     }
 
     // Between a thread that makes something ready and a loop that is about to sleep: each writes its
-    // own and reads the other's, so nothing may be moved past anything.
-    static inline int load(const int* flag) { return __atomic_load_n(flag, __ATOMIC_SEQ_CST); }
-    static inline void store(int* flag, int value) { __atomic_store_n(flag, value, __ATOMIC_SEQ_CST); }
-    static inline void fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    // own and reads the other's, so nothing may be moved past anything. With a GIL, which both hold, nothing is.
+    #ifdef Py_GIL_DISABLED
+    enum { kOrder = __ATOMIC_SEQ_CST };
+    #else
+    enum { kOrder = __ATOMIC_RELAXED };
+    #endif
+    static inline int load(const int* flag) { return __atomic_load_n(flag, kOrder); }
+    static inline void store(int* flag, int value) { __atomic_store_n(flag, value, kOrder); }
+    static inline void fence(void) { __atomic_thread_fence(kOrder); }
 
     static inline int64_t monotonic_ns(void) {
         struct timespec now;
@@ -219,6 +233,7 @@ cdef object _deque = deque
 cdef object _Future = futures.Future
 cdef object _Task = tasks.Task
 cdef object _s_context = 'context'
+cdef tuple _no_args = ()
 # From 3.13 on the formatted callback knows of debug mode.
 cdef bint _formats_debug = 'debug' in (
     format_helpers._format_callback_source.__code__.co_varnames)
@@ -291,6 +306,22 @@ cdef class Selector:
         raise NotImplementedError
 
 
+# The class of a selector that implements what it should itself: a class of C, which is never freed.
+cdef PyTypeObject* _selector_type = NULL
+
+
+cdef inline bint is_own_selector(PyObject* selector) noexcept:
+    return Py_TYPE(selector) is _selector_type or _look_at_selector(selector)
+
+
+cdef bint _look_at_selector(PyObject* selector) noexcept:
+    global _selector_type
+    if not isinstance(<object> selector, Selector) or not (<Selector> selector).is_own:
+        return False
+    _selector_type = Py_TYPE(selector)
+    return True
+
+
 # -- Handles --
 
 # stdlib: TimerHandle
@@ -314,7 +345,7 @@ cdef unsigned _handles_tag = 0
 cdef dict _handle_attributes = {}
 cdef dict _timer_attributes = {}
 
-# Handles that have run: no collector sees them, and their slots are empty.
+# Handles that have run: no collector sees them. Their slots are empty, or as a new one's that stay so nearly always.
 DEF FREE_HANDLES = 512
 DEF FREE_TIMERS = 1024
 cdef PyObject* _free_handles[FREE_HANDLES]
@@ -388,9 +419,17 @@ cdef inline bint is_timer(PyObject* handle) noexcept:
     return Py_TYPE(handle) is _timer_type or Py_TYPE(handle) is _stdlib_timer_type
 
 
-# Returns a new reference, with the slots of events.Handle.__init__ filled.
-cdef inline PyObject* _fill(PyObject* handle, PyObject* callback, PyObject** args, Py_ssize_t nargs,
-                            PyObject* loop, PyObject* context) except NULL:
+# What events.Handle.__init__ always puts into a slot. (It is immortal.)
+cdef inline PyObject* _begin(PyObject* handle) noexcept:
+    at(handle, _h_cancelled)[0] = Py_False
+    at(handle, _h_repr)[0] = Py_None
+    at(handle, _h_traceback)[0] = Py_None
+    return handle
+
+
+# Fills the slots that events.Handle.__init__ fills with its arguments.
+cdef inline int _fill(PyObject* handle, PyObject* callback, PyObject** args, Py_ssize_t nargs,
+                      PyObject* loop, PyObject* context) except -1:
     cdef PyObject* arguments
     cdef Py_ssize_t i
     if context is NULL or context is Py_None:
@@ -402,32 +441,36 @@ cdef inline PyObject* _fill(PyObject* handle, PyObject* callback, PyObject** arg
     at(handle, _h_loop)[0] = loop
     Py_INCREF(callback)
     at(handle, _h_callback)[0] = callback
-    arguments = PyTuple_New(nargs)
-    for i in range(nargs):
-        Py_INCREF(args[i])
-        PyTuple_SET_ITEM(arguments, i, args[i])
+    if nargs == 0:
+        arguments = <PyObject*> _no_args
+        Py_INCREF(arguments)
+    else:
+        arguments = PyTuple_New(nargs)
+        for i in range(nargs):
+            Py_INCREF(args[i])
+            PyTuple_SET_ITEM(arguments, i, args[i])
     at(handle, _h_args)[0] = arguments
-    Py_INCREF(Py_False)
-    at(handle, _h_cancelled)[0] = Py_False
-    Py_INCREF(Py_None)
-    at(handle, _h_repr)[0] = Py_None
-    Py_INCREF(Py_None)
-    at(handle, _h_traceback)[0] = Py_None
-    return handle
+    return 0
 
 
 # ours: give up a reference to a Handle; one that nobody else has is kept to be used again; differs[L1]
 cdef inline int _release(PyObject* handle) except -1:
     cdef PyTypeObject* cls = Py_TYPE(handle)
-    if cls is _handle_type and is_only_ours(handle) and _free_handle_count < FREE_HANDLES \
-            and at(handle, cls.tp_weaklistoffset)[0] is NULL:
+    if not is_only_ours(handle):
+        Py_DECREF(handle)
+    elif cls is _handle_type and _free_handle_count < FREE_HANDLES and _has_only_been_run(handle, cls):
         _keep(handle, False)
-    elif cls is _timer_type and is_only_ours(handle) and _free_timer_count < FREE_TIMERS \
-            and at(handle, cls.tp_weaklistoffset)[0] is NULL:
+    elif cls is _timer_type and _free_timer_count < FREE_TIMERS and _has_only_been_run(handle, cls):
         _keep(handle, True)
     else:
         Py_DECREF(handle)
     return 0
+
+
+# Neither watched, nor shown, nor of debug mode.
+cdef inline bint _has_only_been_run(PyObject* handle, PyTypeObject* cls) noexcept:
+    return (at(handle, cls.tp_weaklistoffset)[0] is NULL and at(handle, _h_repr)[0] is Py_None
+            and at(handle, _h_traceback)[0] is Py_None)
 
 
 cdef inline PyObject* _take_out(PyObject* handle, Py_ssize_t offset) noexcept:
@@ -442,15 +485,13 @@ cdef void _keep(PyObject* handle, bint timed) noexcept:
     cdef PyObject* loop = _take_out(handle, _h_loop)
     cdef PyObject* callback = _take_out(handle, _h_callback)
     cdef PyObject* args = _take_out(handle, _h_args)
-    cdef PyObject* representation = _take_out(handle, _h_repr)
-    cdef PyObject* traceback = _take_out(handle, _h_traceback)
     cdef PyObject* when = NULL
     # (Of a bool there is nothing to give back.)
-    at(handle, _h_cancelled)[0] = NULL
+    at(handle, _h_cancelled)[0] = Py_False
     PyObject_GC_UnTrack(handle)
     if timed:
         when = _take_out(handle, _h_when)
-        at(handle, _h_scheduled)[0] = NULL
+        at(handle, _h_scheduled)[0] = Py_False
         _free_timers[_free_timer_count] = handle
         _free_timer_count += 1
     else:
@@ -458,8 +499,6 @@ cdef void _keep(PyObject* handle, bint timed) noexcept:
         _free_handle_count += 1
     # The last: these may run anything.
     Py_XDECREF(when)
-    Py_XDECREF(traceback)
-    Py_XDECREF(representation)
     Py_XDECREF(args)
     Py_XDECREF(callback)
     Py_XDECREF(context)
@@ -534,6 +573,12 @@ cdef inline bint _is_less(PyObject* a, PyObject* b) except -1:
         if x is not NULL and y is not NULL and PyFloat_CheckExact(x) and PyFloat_CheckExact(y):
             return PyFloat_AS_DOUBLE(x) < PyFloat_AS_DOUBLE(y)
     return _compare(a, b)
+
+
+# When a timer is due; NULL where that is no float, or the handle no timer as it nearly always is.
+cdef inline PyObject* usual_when(PyObject* handle) noexcept:
+    cdef PyObject* when = at(handle, _h_when)[0] if is_timer(handle) else NULL
+    return when if when is not NULL and PyFloat_CheckExact(when) else NULL
 
 
 cdef bint _compare(PyObject* a, PyObject* b) except -1:
@@ -663,13 +708,30 @@ cdef object _slow(PyObject* self, object method, PyObject** args, Py_ssize_t nar
 
 # The value of the only keyword that is usual, `context`; NULL for none. False for other keywords.
 cdef inline bint _find_context(PyObject** args, Py_ssize_t nargs, PyObject* kwnames, PyObject** context) noexcept:
-    context[0] = NULL
-    if kwnames is NULL or PyTuple_GET_SIZE(kwnames) == 0:
+    if kwnames is NULL:
+        context[0] = NULL
         return True
-    # (The names of keywords are interned, but for the one that asyncio's futures and tasks in C pass.)
-    if PyTuple_GET_SIZE(kwnames) != 1 or PyTuple_GET_ITEM(kwnames, 0) is not <PyObject*> _s_context \
-            and PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "context") != 0:
+    if kwnames is <PyObject*> _context_kwnames:
+        context[0] = args[nargs]
+        return True
+    return _look_for_context(args, nargs, kwnames, context)
+
+
+# The names of keywords are interned, but for the one that asyncio's futures and tasks in C pass, always in this tuple.
+cdef object _context_kwnames = None
+
+
+cdef bint _look_for_context(PyObject** args, Py_ssize_t nargs, PyObject* kwnames, PyObject** context) noexcept:
+    global _context_kwnames
+    context[0] = NULL
+    if PyTuple_GET_SIZE(kwnames) == 0:
+        return True
+    if PyTuple_GET_SIZE(kwnames) != 1:
         return False
+    if PyTuple_GET_ITEM(kwnames, 0) is not <PyObject*> _s_context:
+        if PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "context") != 0:
+            return False
+        _context_kwnames = <object> kwnames
     context[0] = args[nargs]
     return True
 
@@ -791,17 +853,21 @@ cdef class BaseEventLoop:
     cdef inline bint _has_foreign(self, unsigned mask) except -1:
         """Tell whether one of the methods is another's."""
         cdef PyObject** names
-        cdef int i
         if self._tag == 0 or version_tag(<PyObject*> Py_TYPE(<PyObject*> self)) != self._tag:
             self._look_at_class()
         if self._foreign & mask:
             return True
         names = _PyObject_GetDictPtr(<PyObject*> self)
-        if names is NULL or names[0] is NULL or PyDict_GET_SIZE(names[0]) == 0:
+        return names is not NULL and names[0] is not NULL and self._has_own(names[0], mask)
+
+    cdef bint _has_own(self, PyObject* names, unsigned mask) except -1:
+        """Tell whether one of the methods is an attribute of the loop itself."""
+        cdef int i
+        if PyDict_GET_SIZE(names) == 0:
             return False
         for i in range(_NAME_COUNT):
             if mask & (1 << i) and PyDict_GetItemWithError(
-                    names[0], PyTuple_GET_ITEM(<PyObject*> _NAMES, i)) is not NULL:
+                    names, PyTuple_GET_ITEM(<PyObject*> _NAMES, i)) is not NULL:
                 return True
         return False
 
@@ -880,7 +946,7 @@ cdef class BaseEventLoop:
             handle = _free_handles[_free_handle_count]
             PyObject_GC_Track(handle)
         else:
-            handle = _handle_type.tp_alloc(_handle_type, 0)
+            handle = _begin(_handle_type.tp_alloc(_handle_type, 0))
         made = steal(handle)
         _fill(handle, callback, args, nargs, <PyObject*> self, context)
         return made
@@ -895,13 +961,12 @@ cdef class BaseEventLoop:
             handle = _free_timers[_free_timer_count]
             PyObject_GC_Track(handle)
         else:
-            handle = _timer_type.tp_alloc(_timer_type, 0)
+            handle = _begin(_timer_type.tp_alloc(_timer_type, 0))
+            at(handle, _h_scheduled)[0] = Py_False
         made = steal(handle)
         _fill(handle, callback, args, nargs, <PyObject*> self, context)
         Py_INCREF(when)
         at(handle, _h_when)[0] = when
-        Py_INCREF(Py_False)
-        at(handle, _h_scheduled)[0] = Py_False
         heappush(<list> at(<PyObject*> self, _l_scheduled)[0], handle)
         put(handle, _h_scheduled, Py_True)
         return made
@@ -909,33 +974,43 @@ cdef class BaseEventLoop:
     # -- a turn --
 
     cdef bint _has_plain_turn(self) except -1:
-        cdef PyObject* selector
+        cdef PyObject* self_ = <PyObject*> self
+        cdef PyObject* selector = at(self_, _l_selector)[0]
+        cdef PyObject* ready = at(self_, _l_ready)[0]
+        cdef PyObject* scheduled = at(self_, _l_scheduled)[0]
+        cdef PyObject* resolution = at(self_, _l_resolution)[0]
+        cdef PyObject* count
         cdef PyObject** names
         if not _is_known or self._has_foreign(GET_DEBUG | TIME | PROCESS_EVENTS | ANYTHING):
             return False
-        selector = at(<PyObject*> self, _l_selector)[0]
-        if selector is NULL or not isinstance(<object> selector, Selector) or not (<Selector> selector).is_own:
+        if selector is NULL or not is_own_selector(selector):
             return False
         names = _PyObject_GetDictPtr(selector)
         if names is not NULL and names[0] is not NULL and PyDict_GET_SIZE(names[0]) != 0:
             return False
-        return (type(self._ready) is deque and type(self._scheduled) is list
-                and type(self._clock_resolution) is float
-                and (not self._scheduled or _has_system_clock() and type(self._timer_cancelled_count) is int))
+        if ready is NULL or Py_TYPE(ready) is not <PyTypeObject*> _deque \
+                or scheduled is NULL or not PyList_CheckExact(scheduled) \
+                or resolution is NULL or not PyFloat_CheckExact(resolution):
+            return False
+        if PyList_GET_SIZE(scheduled) == 0:
+            return True
+        count = at(self_, _l_cancelled_count)[0]
+        return count is not NULL and PyLong_CheckExact(count) and _has_system_clock()
 
     cdef int _take_turn(self) except -1:
+        cdef PyObject* self_ = <PyObject*> self
         cdef Selector selector
         cdef int64_t timeout_ns
-        cdef bint has_timers
         self._turns += 1
         if not self._has_plain_turn():
             _StdlibLoop._run_once(self)
             return 0
-        has_timers = PyList_GET_SIZE(at(<PyObject*> self, _l_scheduled)[0]) != 0
-        if has_timers:
-            self._drop_cancelled()
-        selector = self._selector
-        if PyObject_Size(at(<PyObject*> self, _l_ready)[0]) or self._stopping:
+        # What is dropped may have run anything.
+        if self._has_timers() and self._drop_cancelled() and not self._has_plain_turn():
+            _StdlibLoop._run_once(self)
+            return 0
+        selector = <Selector> at(self_, _l_selector)[0]
+        if PyObject_Size(at(self_, _l_ready)[0]) or at(self_, _l_stopping)[0] is not Py_False and self._stopping:
             timeout_ns = 0
         else:
             timeout_ns = self._time_left()
@@ -945,19 +1020,30 @@ cdef class BaseEventLoop:
         # differs[L4]
         self._turning = PyThread_get_thread_ident()
         store(&self._awake, 1)
-        if self._scheduled:
+        if self._has_timers():
             self._take_due()
         return self._run_ready()
 
-    cdef int _drop_cancelled(self) except -1:
-        """Take cancelled timers out of the heap: those at its head, or all if they are many."""
-        cdef list scheduled = self._scheduled
+    cdef inline bint _has_timers(self) except -1:
+        cdef PyObject* scheduled = at(<PyObject*> self, _l_scheduled)[0]
+        if scheduled is not NULL and PyList_CheckExact(scheduled):
+            return PyList_GET_SIZE(scheduled) != 0
+        return bool(self._scheduled)
+
+    cdef bint _drop_cancelled(self) except -1:
+        """Take cancelled timers out of the heap: those at its head, or all if they are many.
+
+        True if there were any. (That there are timers, and that their count is an int, has been seen.)
+        """
+        cdef PyObject* self_ = <PyObject*> self
+        cdef list scheduled = <list> at(self_, _l_scheduled)[0]
         cdef list kept
         cdef PyObject* items = <PyObject*> scheduled
         cdef PyObject* handle
         cdef Py_ssize_t size = PyList_GET_SIZE(items)
         cdef Py_ssize_t i
-        cdef long count = self._timer_cancelled_count
+        cdef long count = PyLong_AsLong(at(self_, _l_cancelled_count)[0])
+        cdef bint dropped = False
         if count and size > <Py_ssize_t> _base_names['_MIN_SCHEDULED_TIMER_HANDLES'] \
                 and <double> count / <double> size > <double> _base_names['_MIN_CANCELLED_TIMER_HANDLES_FRACTION']:
             kept = []
@@ -979,16 +1065,15 @@ cdef class BaseEventLoop:
                     Py_INCREF(Py_None)
                     PyList_SET_ITEM(items, i, Py_None)
                     _release(handle)
-            return 0
-        while True:
+            return True
+        while self._has_timers():
             scheduled = self._scheduled
-            if not scheduled:
-                return 0
             handle = PyList_GET_ITEM(<PyObject*> scheduled, 0)
             if is_timer(handle) and at(handle, _h_cancelled)[0] is Py_False:
-                return 0
+                break
             if not (<object> handle)._cancelled:
-                return 0
+                break
+            dropped = True
             self._timer_cancelled_count -= 1
             item = heappop(scheduled)
             item._scheduled = False
@@ -996,15 +1081,20 @@ cdef class BaseEventLoop:
             Py_INCREF(handle)
             item = None
             _release(handle)
+        return dropped
 
     cdef int64_t _time_left(self) except? -2:
         """Return for how many nanoseconds the loop may sleep; -1: no limit."""
+        cdef PyObject* handle
+        cdef PyObject* when
         cdef double left
         cdef double limit
-        scheduled = self._scheduled
-        if not scheduled:
+        if not self._has_timers():
             return -1
-        left = scheduled[0]._when - _now()
+        handle = PyList_GET_ITEM(at(<PyObject*> self, _l_scheduled)[0], 0)
+        when = usual_when(handle)
+        left = PyFloat_AS_DOUBLE(when) if when is not NULL else <double> (<object> handle)._when
+        left -= _now()
         limit = _base_names['MAXIMUM_SELECT_TIMEOUT']
         if left > limit:
             left = limit
@@ -1019,13 +1109,11 @@ cdef class BaseEventLoop:
         cdef PyObject* handle
         cdef PyObject* when
         cdef list scheduled
-        while True:
+        while self._has_timers():
             scheduled = self._scheduled
-            if not scheduled:
-                return 0
             handle = PyList_GET_ITEM(<PyObject*> scheduled, 0)
-            when = at(handle, _h_when)[0] if is_timer(handle) else NULL
-            if when is not NULL and PyFloat_CheckExact(when):
+            when = usual_when(handle)
+            if when is not NULL:
                 if PyFloat_AS_DOUBLE(when) >= end_time:
                     return 0
             elif (<object> handle)._when >= end_time:
@@ -1036,6 +1124,7 @@ cdef class BaseEventLoop:
             else:
                 item._scheduled = False
             self.add_ready(item)
+        return 0
 
     cdef int _run_ready(self) except -1:
         cdef PyObject* self_ = <PyObject*> self
@@ -1087,7 +1176,7 @@ cdef class BaseEventLoop:
                         _report(steal(handle))
                     continue
             item = steal(handle)
-            if self._debug:
+            if at(self_, _l_debug)[0] is not Py_False and self._debug:
                 if not item._cancelled:
                     self._run_in_debug(item)
             elif isinstance(item, ReadyOwner):
