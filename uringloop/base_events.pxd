@@ -69,3 +69,6 @@ cdef class BaseEventLoop:
 cdef object handle_of(object loop, object callback, object argument, object context)
 cdef int run_callback(object loop, object callback, object argument, object context) except -1
 cdef int report_callback(object handle, object exc) except -1
+
+# Who defines the class of loops.
+cdef int speed_up(object cls) except -1

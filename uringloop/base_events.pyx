@@ -72,6 +72,10 @@ cdef extern from *:
         return PyDescr_NewMethod(type, method);
     }
 
+    static PyObject* again_for(PyTypeObject* type, PyObject* descriptor) {
+        return PyDescr_NewMethod(type, ((PyMethodDescrObject*)descriptor)->d_method);
+    }
+
     static int put_into_type(PyTypeObject* type, PyObject* name, PyObject* value) {
         int error = PyDict_SetItem(type->tp_dict, name, value);
         PyType_Modified(type);
@@ -211,6 +215,7 @@ cdef extern from *:
     PyCFunction c_method(object descriptor, int flags)
     PyObject* c_call(PyCFunction function, PyObject* self, PyObject* argument) except NULL
     object fast_method(PyTypeObject* cls, const char* name, void* function, int flags, const char* doc)
+    object again_for(PyTypeObject* cls, object descriptor)
     int put_into_type(PyTypeObject* cls, object name, object value) except -1
     int names_changed
     bint watch_names(object names) noexcept
@@ -839,7 +844,8 @@ cdef class BaseEventLoop:
         cdef int i
         cls = type(self)
         for i in range(_NAME_COUNT):
-            if getattr(cls, _NAMES[i], None) is not _own_methods[i]:
+            method = getattr(cls, _NAMES[i], None)
+            if method is not _own_methods[i] and method is not _methods_of_loops.get(_NAMES[i], _own_methods):
                 foreign |= 1 << i
         for name, function in _stdlib_methods.items():
             if vars(_StdlibLoop).get(name) is not function:
@@ -1361,8 +1367,29 @@ cdef object _slow_call_soon, _slow_call_soon_threadsafe, _slow_call_at, _slow_ca
 cdef object _put_in_front(object cls, const char* name, void* function, int flags, const char* doc):
     """Have calls of a method go to a C function; return the def that it takes the place of."""
     method = vars(cls)[name.decode()]
-    put_into_type(<PyTypeObject*> cls, name.decode(), fast_method(<PyTypeObject*> cls, name, function, flags, doc))
+    fast = fast_method(<PyTypeObject*> cls, name, function, flags, doc)
+    put_into_type(<PyTypeObject*> cls, name.decode(), fast)
+    if cls is BaseEventLoop:
+        _fast_methods.append(fast)
     return method
+
+
+# What stands in front of BaseEventLoop's methods.
+cdef list _fast_methods = []
+# The same in front of the methods of the class of loops: {name: method}.
+cdef dict _methods_of_loops = {}
+
+
+cdef int speed_up(object cls) except -1:
+    """Give a class of loops, which all of them nearly always are of, the fast methods for its own.
+
+    CPython calls a method in C straight where the object is of the very class that it was made for.
+    """
+    for method in _fast_methods:
+        _methods_of_loops[method.__name__] = again_for(<PyTypeObject*> cls, method)
+    for name, method in _methods_of_loops.items():
+        setattr(cls, name, method)
+    return 0
 
 
 _slow_call_soon = _put_in_front(

@@ -120,7 +120,7 @@ cdef extern from "<errno.h>":
 from ._interpreter cimport PyContext_CopyCurrent
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
-from .base_events cimport BaseEventLoop, ReadyHandle, Selector, handle_of, run_callback
+from .base_events cimport BaseEventLoop, ReadyHandle, Selector, handle_of, run_callback, speed_up
 from .base_events import SlottedEventLoop
 from . import observability, selector_events, sock_calls, stdlib_transports, tiers, unix_events
 from .fallback import or_stdlib
@@ -576,6 +576,9 @@ class IouringProactorEventLoop(SlottedEventLoop,
 
     def _note_run(self, begins):
         (<BaseEventLoop> self).note_run(begins)
+
+
+speed_up(IouringProactorEventLoop)
 
 
 # ours: the core's numbers: (turns, callbacks run, seconds of runs)
