@@ -640,8 +640,6 @@ cdef class Ring:
         cdef bint bound = False
         if PyThread_get_thread_ident() != self._thread:
             self._bind()
-        else:
-            self._check()
         if timeout_ns > 0:
             deadline = proactor.now() + timeout_ns
         if self._small_sends:
@@ -806,7 +804,8 @@ cdef class Ring:
         cdef Completion completion
         cdef Owner owner
         while self._proactor.next(&completion):
-            owner = self._slots[<uint32_t> completion.key]
+            # (Nothing else stands there.)
+            owner = <Owner> self._slots[<uint32_t> completion.key]
             if owner is None:
                 self._proactor.release(completion.key)
             elif owner.complete(&completion):

@@ -1014,13 +1014,13 @@ cdef class IouringProactor(Selector):
             ring._wait(ns)
         if not ring.has_completions():
             return 0
+        ov = ring._next()
+        if ov is None:
+            # All were native transports'.
+            return 0
         # Once a turn: no callback of the loop's runs in between.
         cdef bint is_plain = _is_plain(self._loop)
-        while True:
-            ov = ring._next()
-            if ov is None:
-                break
-
+        while ov is not None:
             f, obj, callback = ov.future, ov.obj, ov.callback
             stay = False
             try:
@@ -1068,6 +1068,7 @@ cdef class IouringProactor(Selector):
                 f = obj = callback = None
                 if not stay:
                     ov._leave()
+            ov = ring._next()
 
     # stdlib: IocpProactor._stop_serving
     def _stop_serving(self, obj):
