@@ -23,7 +23,7 @@ struct OperationList {
 
 class OperationTable {
  public:
-  static constexpr std::uint32_t kSlabSize = 256;
+  static constexpr std::uint32_t kSlabSize = 64;
   static constexpr std::uint32_t kReservedSlot = 0xfffffff0;
 
   OperationTable() = default;

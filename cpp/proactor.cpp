@@ -458,6 +458,7 @@ void Proactor::cancel_fd(int fd, int error) noexcept {
 }
 
 void Proactor::cancel_all() noexcept {
+  if (table_.used() == 0) return;
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
     if (operation->state == State::kQueued || operation->state == State::kInFlight ||
@@ -1242,6 +1243,7 @@ void Proactor::close() noexcept {
     kernel_.close(kernel_.self, wake_fd);
   }
   wake_armed_ = readiness_armed_ = readiness_told_ = false;
+  if (table_.used() == 0) return;
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
     if (operation->state == State::kQueued) {

@@ -34,15 +34,19 @@ int Readiness::control(int operation, int fd, std::uint32_t events) noexcept {
 int Readiness::add(int fd, std::uint32_t events, bool once) noexcept {
   if (set_ < 0 || fd < 0) return -EBADF;
   if (static_cast<std::size_t>(fd) >= entries_.size()) {
-    // The vector grows with the numbers that are open, not with those that somebody names.
-    epoll_event none{};
-    none.data.u64 = static_cast<std::uint32_t>(fd);
-    none.events = EPOLLONESHOT;
-    const int error = kernel_->epoll_ctl(kernel_->self, set_, EPOLL_CTL_ADD, fd, &none);
-    if (error < 0) return error;
-    kernel_->epoll_ctl(kernel_->self, set_, EPOLL_CTL_DEL, fd, &none);
+    std::size_t size = kFew;
+    if (fd >= kFew) {
+      // The vector grows with the numbers that are open, not with those that somebody names.
+      epoll_event none{};
+      none.data.u64 = static_cast<std::uint32_t>(fd);
+      none.events = EPOLLONESHOT;
+      const int error = kernel_->epoll_ctl(kernel_->self, set_, EPOLL_CTL_ADD, fd, &none);
+      if (error < 0) return error;
+      kernel_->epoll_ctl(kernel_->self, set_, EPOLL_CTL_DEL, fd, &none);
+      size = static_cast<std::size_t>(fd) + 1 + static_cast<std::size_t>(fd) / 2;
+    }
     try {
-      entries_.resize(static_cast<std::size_t>(fd) + 1 + static_cast<std::size_t>(fd) / 2);
+      entries_.resize(size);
     } catch (const std::bad_alloc&) {
       return -ENOMEM;
     }

@@ -29,6 +29,8 @@ class Readiness {
   };
   // The most that collect() hands out in one call.
   static constexpr int kBatch = 256;
+  // So many numbers have room from the first on.
+  static constexpr int kFew = 64;
 
   explicit Readiness(const Kernel& kernel) noexcept : kernel_(&kernel) {}
   ~Readiness() { close(); }
