@@ -349,6 +349,61 @@ def test_patched_method_of_the_stdlib_is_asked(ours, name):
     assert not counts
 
 
+@pytest.mark.parametrize("name", ["call_soon", "call_later", "call_at", "create_future", "create_task"])
+def test_hot_methods_are_the_class_s_own(name):
+    """CPython calls a method in C straight where the object is of the very class that it was made for."""
+    assert vars(uringloop.IouringProactorEventLoop)[name].__objclass__ is uringloop.IouringProactorEventLoop
+
+
+def test_patched_method_of_the_loop_s_class_is_asked(ours):
+    counts = collections.Counter()
+    original = uringloop.IouringProactorEventLoop.call_at
+
+    def call_at(self, *args, **kwargs):
+        counts["call_at"] += 1
+        return original(self, *args, **kwargs)
+
+    with mock.patch.object(uringloop.IouringProactorEventLoop, "call_at", call_at):
+        ours.call_later(1000, nothing).cancel()
+    assert counts == {"call_at": 1}
+    ours.call_later(1000, nothing).cancel()
+    assert counts == {"call_at": 1}
+
+
+def test_handle_that_was_shown_is_not_used_again(ours):
+    handle = ours.call_soon(nothing)
+    handle.cancel()
+    handle._repr = "as it was"
+    del handle
+    ours._run_once()
+    assert ours.call_soon(nothing)._repr is None
+    ours._run_once()
+
+
+def test_dropped_timer_may_replace_the_selector(ours):
+    """What is dropped out of the heap runs a finalizer, behind the check that all is as usual."""
+    selector = ours._selector
+    calls = []
+
+    class Other:
+        def select(self, timeout):
+            calls.append(timeout)
+            ours._selector = selector
+            return []
+
+    class Finalized:
+        def __del__(self):
+            ours._selector = Other()
+
+    context = contextvars.copy_context()
+    context.run(contextvars.ContextVar("held").set, Finalized())
+    ours.call_later(1000, nothing, context=context).cancel()
+    del context
+    ours.call_soon(nothing)
+    ours._run_once()
+    assert calls == [0]
+
+
 def test_other_clock_is_asked(ours):
     with mock.patch("time.monotonic", return_value=123.0):
         handle = ours.call_later(1, nothing)
