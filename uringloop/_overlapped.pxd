@@ -163,10 +163,31 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         unsigned watched()
 
 
+cdef extern from *:
+    """
+    // How Modules/socketmodule.h has a socket object; checked when _overlapped is imported.
+    struct SocketHead {
+      PyObject_HEAD
+      int fd, family, type, proto;
+      void* error_handler;
+      int64_t timeout;  // 0: it does not block
+      void* state;
+    };
+
+    // The number of a socket of the class that is_readable() knows; -1 for a closed one.
+    static inline int number_of(PyObject* sock) { return ((struct SocketHead*)sock)->fd; }
+    """
+    ctypedef struct SocketHead:
+        int fd, family, type, proto
+        void* error_handler
+        int64_t timeout
+        void* state
+    int number_of(object sock) noexcept
+
+
 cdef int fileno(object obj) except -1
-# Whether a socket's number can be read without calling Python, and that number.
+# Whether a socket's number can be read without calling Python: by number_of().
 cdef bint is_readable(object obj) noexcept
-cdef int number_of(object sock) noexcept
 # A socket object of a descriptor, as socket.accept() makes one; whose fd it stays if that fails.
 cdef object socket_of(int family, int kind, int proto, int fd)
 # The OSError of a result below zero, -errno.

@@ -68,23 +68,6 @@ cdef extern from "Python.h":
     PyObject* PyList_GET_ITEM(list, Py_ssize_t)
     int PySys_Audit(const char* event, const char* format, ...) except -1
 
-cdef extern from *:
-    """
-    // How Modules/socketmodule.h has a socket object; checked when this module is imported.
-    struct SocketHead {
-      PyObject_HEAD
-      int fd, family, type, proto;
-      void* error_handler;
-      int64_t timeout;  // 0: it does not block
-      void* state;
-    };
-    """
-    ctypedef struct SocketHead:
-        int fd, family, type, proto
-        void* error_handler
-        int64_t timeout
-        void* state
-
 cdef extern from "ring.hpp" namespace "uring" nogil:
     cdef cppclass CppRing "uring::Ring":
         @staticmethod
@@ -181,17 +164,8 @@ cdef unsigned _power_of_two(unsigned number) noexcept:
     return power
 
 
-cdef inline int _read_number(object sock) noexcept:
-    """Return the number of a socket of the class below; -1 for a closed one."""
-    return (<SocketHead*> <PyObject*> sock).fd
-
-
 cdef bint is_readable(object obj) noexcept:
     return _readable_class is not None and (type(obj) is _readable_class or isinstance(obj, _readable_class))
-
-
-cdef int number_of(object sock) noexcept:
-    return _read_number(sock)
 
 
 cdef object _find_readable_class():
@@ -199,8 +173,8 @@ cdef object _find_readable_class():
     cdef list numbers = []
     for _ in range(2):
         with socket.socket(socket.AF_UNIX) as sock:
-            numbers.append((sock.fileno(), _read_number(sock)))
-        numbers.append((sock.fileno(), _read_number(sock)))
+            numbers.append((sock.fileno(), number_of(sock)))
+        numbers.append((sock.fileno(), number_of(sock)))
     # Not all(): Cython's generators keep a reference to their type.
     for told, read in numbers:
         if told != read:
@@ -287,7 +261,7 @@ cdef int fileno(object obj) except -1:
     Raises OSError (EBADF) for a closed one, OverflowError for a number that is no C int,
     TypeError for what is neither.
     """
-    cdef int fd = _read_number(obj) if type(obj) is _readable_class else _ask_fileno(obj)
+    cdef int fd = number_of(obj) if type(obj) is _readable_class else _ask_fileno(obj)
     if fd < 0:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return fd
@@ -1181,7 +1155,7 @@ cdef class Overlapped(Owner):
         # (A subclass may tell another number than it has.)
         self._plain = (_readable_class is not None
                        and (type(obj) is _readable_class or isinstance(obj, _readable_class))
-                       and _read_number(obj) == self._fd)
+                       and number_of(obj) == self._fd)
         if self._plain and self._key:
             self.ring._proactor.watch(self._key)
         return 0
@@ -1203,7 +1177,7 @@ cdef class Overlapped(Owner):
     cdef bint _lost(self):
         """True when the owner no longer has the descriptor that this operation works on."""
         if self._plain:
-            return _read_number(self.obj) != self._fd
+            return number_of(self.obj) != self._fd
         if self.obj is None or isinstance(self.obj, int):
             return False
         try:
