@@ -329,6 +329,7 @@ int Proactor::ask_for_readiness(int fd, const Operation* fresh, bool same_file) 
   }
   if (same_file && readiness_.covers(fd, events)) {
     readiness_.note_unasked(fd);
+    if (!trusts_files_) trusted_since_ = fresh->started_ns;
     trusts_files_ = true;
     return 0;
   }
@@ -347,7 +348,9 @@ void Proactor::check_files() noexcept {
   trusts_files_ = false;
   if (forked()) return;
   for (int fd = readiness_.next_unasked(0); fd >= 0; fd = readiness_.next_unasked(fd + 1)) {
-    if (wanted_of(fd) == 0 || readiness_.ask_again(fd) != -ENOENT) continue;
+    // (Of one that was told just now as well: a file that lives on in a duplicate tells of what another one
+    // has not, and who looks there in vain, and waits again, is told again.)
+    if (readiness_.ask_again(fd) != -ENOENT) continue;
     // Who waits has waited for the file that has the number now.
     if (ask_for_readiness(fd) < 0) lose_file(fd, nullptr);
   }

@@ -97,8 +97,12 @@ class Proactor {
   // The same, for one that is over when it is told, and most likely comes again: it costs no call then.
   // `same_file`: the number's file is the one of the last wait for it, as far as anybody knows.
   std::int64_t start_lingering_wait(Kind kind, int fd, std::uint32_t mask, bool same_file) noexcept;
-  // Did a wait begin without a call?  Whoever is about to sleep for long has to check_files() before.
+  // Did a wait begin without a call?  Whoever is about to sleep for long has to check_files() before,
+  // and whoever never does, once it began so long ago.
   bool trusts_files() const noexcept { return trusts_files_; }
+  bool has_trusted_for(std::int64_t nanoseconds) const noexcept {
+    return trusts_files_ && now() - trusted_since_ >= nanoseconds;
+  }
   // A number may have got another file by dup2(2) alone, which nobody else could see.
   void check_files() noexcept;
   // Does whoever reads this number's file know that there is nothing to read?  That he does, or not.
@@ -363,6 +367,7 @@ class Proactor {
   bool readiness_armed_ = false;
   bool readiness_told_ = false;
   bool trusts_files_ = false;
+  std::int64_t trusted_since_ = 0;
   // The clock as it was read last, for ages that need be true to a turn only.
   std::atomic<std::int64_t> clock_{0};
   Counter overflows_, replaced_rings_, blocked_ns_;

@@ -138,7 +138,12 @@ void Readiness::begin_anew() noexcept {
     set_ = fresh;
     kept = kept && control(EPOLL_CTL_ADD, fd, entry.events) >= 0;
     // A single interest that was told begins anew when it is wanted again.
-    if (!kept) entry = gone(entry);
+    if (!kept) {
+      // Who has asked for nothing may wait for the file that has the number now.
+      const bool unasked = entry.unasked;
+      entry = gone(entry);
+      entry.unasked = unasked;
+    }
   }
   set_ = fresh;
   kernel_->close(kernel_->self, old);

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import weakref
 
@@ -66,6 +67,49 @@ async def test_file_that_dup2_puts_under_a_number(loop, pair, stack):
     await turns(2)
     other.send(b"second")
     assert await asyncio.wait_for(second, 10) == b"second"
+
+
+@pytest.mark.parametrize("lives_on", [False, True])
+async def test_file_that_dup2_has_taken_a_number_from_may_live_on(loop, pair, stack, lives_on):
+    a, b = pair
+    first = loop.create_task(loop.sock_recv(a, 10))
+    await turns(2)
+    b.send(b"first")
+    assert await first == b"first"
+    fresh, other = (stack.enter_context(sock) for sock in socket.socketpair())
+    fresh.setblocking(False)
+    if lives_on:
+        stack.enter_context(a.dup())
+        b.send(b"for nobody")
+    os.dup2(fresh.fileno(), a.fileno())
+    second = loop.create_task(loop.sock_recv(a, 10))
+    await turns(2)
+    # (The file that lives on has it looked for in vain in each turn, for as long.)
+    begins = loop.time()
+    while loop.time() < begins + 0.5:
+        await asyncio.sleep(0.01)
+    before = time.process_time()
+    await asyncio.sleep(0.2)
+    assert time.process_time() < before + 0.1
+    other.send(b"second")
+    assert await asyncio.wait_for(second, 10) == b"second"
+
+
+async def test_a_busy_loop_finds_the_file_that_dup2_has_put_there(loop, pair, stack):
+    a, b = pair
+    first = loop.create_task(loop.sock_recv(a, 10))
+    await turns(2)
+    b.send(b"first")
+    assert await first == b"first"
+    fresh, other = (stack.enter_context(sock) for sock in socket.socketpair())
+    fresh.setblocking(False)
+    os.dup2(fresh.fileno(), a.fileno())
+    second = loop.create_task(loop.sock_recv(a, 10))
+    other.send(b"second")
+    ends = loop.time() + 10
+    while not second.done() and loop.time() < ends:
+        await asyncio.sleep(0.01)
+    assert second.done() and await second == b"second"
 
 
 async def test_what_comes_while_nobody_waits(loop, pair):

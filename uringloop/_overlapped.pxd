@@ -87,6 +87,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int64_t start_wait(Kind kind, int fd, uint32_t mask, cbool repeated)
         int64_t start_lingering_wait(Kind kind, int fd, uint32_t mask, cbool same_file)
         cbool trusts_files()
+        cbool has_trusted_for(int64_t nanoseconds)
         void check_files()
         cbool is_drained(int fd)
         void note_drained(int fd)

@@ -99,8 +99,10 @@ cdef unsigned LOOK_AWAKE = 2
 cdef int64_t LOOK_INTERVAL = 10_000_000
 cdef int64_t LOOK_SHARE = 100
 
-# How long a sleep may be while a wait has begun on trust: see Ring._knows().
+# How long a sleep may be while a wait has begun on trust, and how long it is trusted where nobody sleeps so long:
+# see Ring._knows().
 cdef int64_t TRUST = 50_000_000
+cdef int64_t LONGEST_TRUST = 250_000_000
 
 # How long a new ring waits for the locked memory of closed ones, and how long at first, in nanoseconds.
 cdef int64_t MEMORY_PATIENCE = 1_000_000_000
@@ -651,7 +653,7 @@ cdef class Ring:
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()
-            if trusting and sleep and not proactor.has_completions():
+            if trusting and sleep and not proactor.has_completions() or proactor.has_trusted_for(LONGEST_TRUST):
                 proactor.check_files()
             if error == -EEXIST and not bound:
                 # The thread that the ring belongs to has ended, and this one got its identity.

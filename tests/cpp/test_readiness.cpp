@@ -194,6 +194,56 @@ TEST_CASE("real: check_files finds the file that dup2 has put under the number o
   for (int fd : {ours, theirs, fresh, others}) close(fd);
 }
 
+TEST_CASE("real: check_files finds it as well when the last file lives on, and has just been told of") {
+  Real real;
+  auto [ours, theirs] = real_pair();
+  auto [fresh, others] = real_pair();
+  std::int64_t key = real.proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, false);
+  REQUIRE(write(theirs, "x", 1) == 1);
+  CHECK(real.collector.until_all({key}, 5));
+  const int kept = dup(ours);
+  REQUIRE(dup2(fresh, ours) == ours);
+  // Of the other file nobody reads, which is told all the same.
+  key = real.proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, true);
+  CHECK(real.collector.until_all({key}, 5));
+  real.proactor.check_files();
+  key = real.proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, true);
+  for (int turns = 0; turns < 3; ++turns) real.proactor.turn(0);
+  real.collector.collect();
+  CHECK(!real.collector.has(key));
+  REQUIRE(write(others, "y", 1) == 1);
+  CHECK(real.collector.until_all({key}, 5));
+  for (int fd : {ours, theirs, fresh, others, kept}) close(fd);
+}
+
+TEST_CASE("real: check_files finds whose number has another file though the set has begun anew") {
+  Real real;
+  auto [ours, theirs] = real_pair();
+  auto [fresh, others] = real_pair();
+  auto [gone, peer] = real_pair();
+  std::int64_t key = real.proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, false);
+  const std::int64_t other = real.proactor.start_wait(Kind::kPoll, gone, POLLIN, true);
+  REQUIRE(write(theirs, "x", 1) == 1);
+  CHECK(real.collector.until_all({key}, 5));
+  REQUIRE(dup2(fresh, ours) == ours);
+  key = real.proactor.start_lingering_wait(Kind::kPoll, ours, POLLIN, true);
+  CHECK(real.proactor.has_trusted_for(0));
+  CHECK(!real.proactor.has_trusted_for(3'600'000'000'000));
+  // A file that nobody can name any more is ready: a set without it takes the place of this one.
+  const int kept = dup(gone);
+  close(gone);
+  real.proactor.forget(gone);
+  real.proactor.cancel(key_of(other));
+  REQUIRE(write(peer, "z", 1) == 1);
+  for (int turns = 0; turns < 3; ++turns) real.proactor.turn(0);
+  real.proactor.check_files();
+  CHECK(!real.proactor.has_trusted_for(0));
+  REQUIRE(write(others, "y", 1) == 1);
+  CHECK(real.collector.until_all({key}, 5));
+  CHECK(real.collector[key].error == 0);
+  for (int fd : {ours, theirs, fresh, others, peer, kept}) close(fd);
+}
+
 TEST_CASE("start_wait: a reader is told before a writer, the older before the younger") {
   Simulation simulation;
   Proactor& proactor = simulation.proactor;
