@@ -128,6 +128,20 @@ async def test_what_comes_while_nobody_waits(loop, pair):
     assert await loop.sock_recv(a, 10) == b""
 
 
+async def test_low_water_mark_is_for_waits_only(loop, stack):
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    b = stack.enter_context(socket.create_connection(listener.getsockname()))
+    a = stack.enter_context(listener.accept()[0])
+    a.setblocking(False)
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 4)
+    task = loop.create_task(loop.sock_recv(a, 100))
+    await turns(2)
+    b.send(b"enough")
+    assert await task == b"enough"
+    b.send(b"few")
+    assert await asyncio.wait_for(loop.sock_recv(a, 100), 10) == b"few"
+
+
 async def test_urgent_byte_ends_a_read(loop, stack):
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     b = stack.enter_context(socket.create_connection(listener.getsockname()))

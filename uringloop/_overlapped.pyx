@@ -58,7 +58,8 @@ cdef extern from "<sys/socket.h>":
     cdef struct sockaddr:
         pass
     int getpeername(int fd, sockaddr* address, unsigned* length)
-    enum: SOCK_NONBLOCK
+    int getsockopt(int fd, int level, int name, void* value, unsigned* length)
+    enum: SOCK_NONBLOCK, SOL_SOCKET, SO_RCVLOWAT
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -246,6 +247,13 @@ cdef object socket_of(int family, int kind, int proto, int fd):
 
 
 cdef bint _fills = _can_fill()
+
+
+cdef bint _tells_of_each_byte(int fd) noexcept:
+    """False for a socket with a low-water mark: there may be something to read of which the set does not tell."""
+    cdef int least = 1
+    cdef unsigned size = sizeof(least)
+    return getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &least, &size) != 0 or least <= 1
 
 
 cdef const Kernel* _calls_of(object capsule) except NULL:
@@ -837,7 +845,7 @@ cdef class Ring:
             if key >= 0 and not known:
                 while len(self._streams) <= fd:
                     self._streams.append(None)
-                self._streams[fd] = ref(stream)
+                self._streams[fd] = ref(stream) if _tells_of_each_byte(fd) else None
         self.enlist(owner, key)
         if owner._plain:
             self._proactor.watch(key)
