@@ -57,6 +57,7 @@ enum Flag : std::uint16_t {
   kCancelArmed = 1 << 8,   // the SQE of its cancel is written
   kByCall = 1 << 9,        // of a sending kind: the ring has refused it, a system call does it
   kLingers = 1 << 10,      // in the set of Readiness: what it wanted stays wanted there when it is over
+  kOnTrust = 1 << 11,      // ... and was so when it began: nobody has asked whether it is the same file's
 };
 
 // What a sendto needs at addresses that stay put until the final CQE.

@@ -302,46 +302,58 @@ bool Proactor::wants(const Operation* operation) const noexcept {
          (operation->state == State::kCompleted || operation->state == State::kTaken);
 }
 
-std::uint32_t Proactor::wanted_of(int fd) const noexcept {
+std::uint32_t Proactor::wanted_of(int fd, bool* once) const noexcept {
   std::uint32_t events = 0;
-  for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
-       slot = table_.next_on(table_.at(slot)))
-    if (wants(table_.at(slot))) events |= table_.at(slot)->poll_mask;
-  return events;
-}
-
-// Tell the set what its operations want of a descriptor.  `fresh` is of the file that has the
-// number now; when that is not the one in the set, all others have lost theirs.
-int Proactor::ask_for_readiness(int fd, const Operation* fresh, bool same_file) noexcept {
-  if (forked()) return -EOWNERDEAD;
-  std::uint32_t events = 0;
-  bool once = true;
+  *once = true;
   for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
        slot = table_.next_on(table_.at(slot))) {
     const Operation* operation = table_.at(slot);
     if (!wants(operation)) continue;
     events |= operation->poll_mask;
-    if (operation->flags & (kRepeated | kLingers)) once = false;
+    if (operation->flags & (kRepeated | kLingers)) *once = false;
   }
+  return events;
+}
+
+// Tell the set what its operations want of a descriptor.  `fresh` is of the file that has the
+// number now; when that is not the one in the set, all others that have asked have lost theirs.
+int Proactor::ask_for_readiness(int fd, Operation* fresh, bool same_file) noexcept {
+  if (forked()) return -EOWNERDEAD;
+  bool once = true;
+  std::uint32_t events = wanted_of(fd, &once);
   if (events == 0) {
     readiness_.drop(fd);
     return 0;
   }
   if (same_file && readiness_.covers(fd, events)) {
     readiness_.note_unasked(fd);
+    fresh->flags |= kOnTrust;
     if (!trusts_files_) trusted_since_ = fresh->started_ns;
     trusts_files_ = true;
     return 0;
   }
   if (readiness_.has(fd)) {
+    const bool unasked = readiness_.is_unasked(fd);
     const int error = readiness_.change(fd, events, once);
+    if (error == 0 && unasked) note_asked(fd);
     if (error != -ENOENT) return error;
-    lose_file(fd, fresh);
-    if (fresh == nullptr) return -EBADF;
-    events = fresh->poll_mask;
-    once = !(fresh->flags & (kRepeated | kLingers));
+    // Who has not asked has meant the file that has the number now.
+    lose_file(fd, fresh, false);
+    events = wanted_of(fd, &once);
+    if (events == 0) return -EBADF;
   }
-  return readiness_.add(fd, events, once);
+  const int error = readiness_.add(fd, events, once);
+  if (error == 0)
+    note_asked(fd);
+  else
+    lose_file(fd, fresh, true);
+  return error;
+}
+
+void Proactor::note_asked(int fd) noexcept {
+  for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
+       slot = table_.next_on(table_.at(slot)))
+    table_.at(slot)->flags &= static_cast<std::uint16_t>(~kOnTrust);
 }
 
 void Proactor::check_files() noexcept {
@@ -350,17 +362,21 @@ void Proactor::check_files() noexcept {
   for (int fd = readiness_.next_unasked(0); fd >= 0; fd = readiness_.next_unasked(fd + 1)) {
     // (Of one that was told just now as well: a file that lives on in a duplicate tells of what another one
     // has not, and who looks there in vain, and waits again, is told again.)
-    if (readiness_.ask_again(fd) != -ENOENT) continue;
+    if (readiness_.ask_again(fd) != -ENOENT) {
+      note_asked(fd);
+      continue;
+    }
     // Who waits has waited for the file that has the number now.
-    if (ask_for_readiness(fd) < 0) lose_file(fd, nullptr);
+    ask_for_readiness(fd);
   }
 }
 
-void Proactor::lose_file(int fd, const Operation* but) noexcept {
+void Proactor::lose_file(int fd, const Operation* but, bool unasked) noexcept {
   for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
        slot = table_.next_on(table_.at(slot))) {
     Operation* operation = table_.at(slot);
     if (operation == but || !wants(operation)) continue;
+    if (!unasked && (operation->flags & kOnTrust)) continue;
     operation->flags |= kCancelWanted;
     operation->cancel_error = -EBADF;
     if (operation->state != State::kWaiting) continue;
@@ -405,7 +421,8 @@ void Proactor::tell_ready(int fd, std::uint32_t events) noexcept {
     if (left) ask_for_readiness(fd);
   } else if ((events & ~heard) != 0) {
     // Of what nobody wants the set would go on telling.
-    if (wanted_of(fd) != 0)
+    bool once;
+    if (wanted_of(fd, &once) != 0)
       ask_for_readiness(fd);
     else
       readiness_.rest(fd);

@@ -291,9 +291,10 @@ class Proactor {
   void begin_flight(Operation* operation, State state) noexcept;
   bool wants(const Operation* operation) const noexcept;
   std::int64_t begin_wait(Kind kind, int fd, std::uint32_t mask, unsigned flags, bool same_file) noexcept;
-  std::uint32_t wanted_of(int fd) const noexcept;
-  int ask_for_readiness(int fd, const Operation* fresh = nullptr, bool same_file = false) noexcept;
-  void lose_file(int fd, const Operation* but) noexcept;
+  std::uint32_t wanted_of(int fd, bool* once) const noexcept;
+  int ask_for_readiness(int fd, Operation* fresh = nullptr, bool same_file = false) noexcept;
+  void note_asked(int fd) noexcept;
+  void lose_file(int fd, const Operation* but, bool unasked) noexcept;
   void collect() noexcept;
   void tell_ready(int fd, std::uint32_t events) noexcept;
   bool fill_cancels() noexcept;

@@ -66,6 +66,7 @@ class Readiness {
   }
   // Who asks for nothing, because covers() says so, takes the file for the one that was added.
   void note_unasked(int fd) noexcept { entries_[fd].unasked = true; }
+  bool is_unasked(int fd) const noexcept { return has(fd) && entries_[fd].unasked; }
   // The next number from `fd` on that was taken so; its mark is taken away.  -1 for none.
   int next_unasked(int fd) noexcept;
   // Ask for the same once more.  As change().

@@ -128,6 +128,29 @@ async def test_what_comes_while_nobody_waits(loop, pair):
     assert await loop.sock_recv(a, 10) == b""
 
 
+async def test_writer_that_finds_the_file_which_dup2_has_put_there(loop, pair, stack):
+    a, b = pair
+    first = loop.create_task(loop.sock_recv(a, 10))
+    await turns(2)
+    b.send(b"first")
+    assert await first == b"first"
+    fresh, other = (stack.enter_context(sock) for sock in socket.socketpair())
+    fresh.setblocking(False)
+    other.setblocking(False)
+    os.dup2(fresh.fileno(), a.fileno())
+    # It has not asked, and the writer, who does, has the same file.
+    reader = loop.create_task(loop.sock_recv(a, 10))
+    await turns(2)
+    fill(a)
+    writer = loop.create_task(loop.sock_sendall(a, b"data"))
+    await turns(2)
+    assert not reader.done() and not writer.done()
+    other.send(b"second")
+    assert await asyncio.wait_for(reader, 10) == b"second"
+    drain(other)
+    await asyncio.wait_for(writer, 10)
+
+
 async def test_low_water_mark_is_for_waits_only(loop, stack):
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     b = stack.enter_context(socket.create_connection(listener.getsockname()))
