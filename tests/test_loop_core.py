@@ -791,6 +791,36 @@ async def test_wake_up_that_was_not_sent(loop):
     assert ran == woken == [True]
 
 
+@pytest.mark.skipif(not hasattr(events, "_ThreadSafeHandle"), reason="this Python's Handles know of no other threads")
+@pytest.mark.parametrize("method", ["cancel", "cancelled"])
+async def test_handle_of_another_thread_waits_for_its_callback(loop, method):
+    def callback():
+        began.set()
+        # (While it waits, the other thread is within the method.)
+        goes_on.wait(0.2)
+        ended.append(True)
+
+    def other():
+        handle = loop.call_soon_threadsafe(callback)
+        began.wait()
+        told.append((getattr(handle, method)(), list(ended)))
+        loop.call_soon_threadsafe(done.set_result, None)
+
+    began, goes_on = threading.Event(), threading.Event()
+    ended, told = [], []
+    done = loop.create_future()
+    thread = threading.Thread(target=other)
+    thread.start()
+    await done
+    thread.join()
+    assert told == [(None if method == "cancel" else False, [True])]
+    handle = loop.call_soon_threadsafe(ended.append, "never")
+    assert type(handle) is events._ThreadSafeHandle
+    handle.cancel()
+    await turns(2)
+    assert ended == [True]
+
+
 async def test_many_threads_and_a_loop_that_sleeps_between(loop):
     def call(number):
         for i in range(300):

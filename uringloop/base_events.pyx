@@ -232,6 +232,8 @@ cdef extern from *:
 
 cdef object _Handle = events.Handle
 cdef object _StdlibTimerHandle = events.TimerHandle
+# What call_soon_threadsafe() returns from later releases of Python 3.14 on: its cancel() waits for a callback that is run.
+cdef object _ThreadSafeHandle = getattr(events, '_ThreadSafeHandle', None)
 cdef object _StdlibLoop = base_events.BaseEventLoop
 cdef dict _base_names = vars(base_events)
 cdef object _deque = deque
@@ -377,7 +379,7 @@ cdef tuple _watched_names = (
     (_base_names, 'futures', futures, FUTURE),
     (_base_names, 'tasks', tasks, TASK),
     (_base_names, 'time', time, MONOTONIC),
-)
+) + (() if _ThreadSafeHandle is None else ((vars(events), '_ThreadSafeHandle', _ThreadSafeHandle, HANDLE),))
 cdef unsigned _patched = 0
 cdef bint _is_watching = False
 
@@ -1242,10 +1244,16 @@ cdef object _call_soon(PyObject* self_, PyObject** args, Py_ssize_t nargs, PyObj
 cdef object _call_soon_threadsafe(PyObject* self_, PyObject** args, Py_ssize_t nargs, PyObject* kwnames):
     cdef BaseEventLoop self = <BaseEventLoop> self_
     cdef PyObject* context
+    cdef Py_ssize_t i
     if nargs < 1 or not _find_context(args, nargs, kwnames, &context) \
             or not self._is_plain(SOON | WRITE_TO_SELF):
         return _slow(self_, _slow_call_soon_threadsafe, args, nargs, kwnames)
-    handle = self._make_handle(args[0], args + 1, nargs - 1, context)
+    if _ThreadSafeHandle is None:
+        handle = self._make_handle(args[0], args + 1, nargs - 1, context)
+    else:
+        handle = _ThreadSafeHandle(
+            <object> args[0], tuple([<object> args[i] for i in range(1, nargs)]), self,
+            None if context is NULL else <object> context)
     self.add_ready(handle)
     # differs[L4]
     fence()
