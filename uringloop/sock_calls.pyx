@@ -132,6 +132,17 @@ cdef inline Py_ssize_t _size_of(object number) except? -1:
     return PyLong_AsLongLongAndOverflow(number, &overflow)
 
 
+cdef int64_t _receive(Ring ring, object sock, int fd, void* into, Py_ssize_t size) except? -1:
+    """recv(2), unless it is known to find nothing: the number of bytes or -errno."""
+    cdef int64_t got
+    if ring.is_drained(fd, sock):
+        return -EAGAIN
+    got = ring.receive(fd, into, size)
+    if 0 < got < size:
+        ring.note_drained(fd)
+    return got
+
+
 def recv(BaseEventLoop loop not None, sock, n):
     """Return what sock.recv(n) does, or the Wait for it."""
     cdef Ring ring
@@ -143,14 +154,8 @@ def recv(BaseEventLoop loop not None, sock, n):
         size = _size_of(n)
         if 0 < size <= ring._scratch_size:
             fd = fileno(sock)
-            if ring.is_drained(fd, sock):
-                return _wait(loop, sock, POLLIN)
-            got = ring.receive(fd, ring._scratch, size)
-            if got >= 0:
-                if 0 < got < size:
-                    ring.note_drained(fd)
-                return PyBytes_FromStringAndSize(<char*> ring._scratch, got)
-            return _got_nothing(loop, sock, got)
+            got = _receive(ring, sock, fd, ring._scratch, size)
+            return PyBytes_FromStringAndSize(<char*> ring._scratch, got) if got >= 0 else _got_nothing(loop, sock, got)
     return _or_wait(loop, sock, _attempt(sock, POLLIN, 'recv', (n,)))
 
 
@@ -165,14 +170,8 @@ def recv_into(BaseEventLoop loop not None, sock, buf):
             if view.len:
                 ring = loop.find_ring()
                 fd = fileno(sock)
-                if ring.is_drained(fd, sock):
-                    return _wait(loop, sock, POLLIN)
-                got = ring.receive(fd, view.buf, view.len)
-                if got >= 0:
-                    if 0 < got < view.len:
-                        ring.note_drained(fd)
-                    return got
-                return _got_nothing(loop, sock, got)
+                got = _receive(ring, sock, fd, view.buf, view.len)
+                return got if got >= 0 else _got_nothing(loop, sock, got)
         finally:
             PyBuffer_Release(&view)
     return _or_wait(loop, sock, _attempt(sock, POLLIN, 'recv_into', (buf,)))
