@@ -220,7 +220,8 @@ cdef class Ring:
     cdef int64_t _spin_ns        # how long a turn looks for completions before it sleeps; 0: not at all
     cdef unsigned long _thread   # who called wait() last
     cdef bint _asleep            # he is about to enter the kernel without the GIL, or is there
-    cdef unsigned _small_sends   # how many this turn was asked for
+    cdef list _senders           # who has gathered something to send in this tick
+    cdef unsigned _small_sends   # how many small sends this turn was asked for
     cdef unsigned _small_sends_before  # ... and the last turn that was asked for any
     cdef int64_t _look_due      # when wait() may look at all watched ones again
     cdef object __weakref__
@@ -236,16 +237,12 @@ cdef class Ring:
     cdef bint is_drained(self, int fd, object stream) except -1
     cdef int note_drained(self, int fd) noexcept
     cdef int end(self, uint64_t key) except -1
-    cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0
+    cdef bint pays_to_gather(self) noexcept
+    cdef int send_soon(self, Owner owner) except -1
+    cdef bint send_gathered(self) except -1
     cdef bint again(self, uint64_t key) noexcept
     cdef int cancel(self, uint64_t key) noexcept
-    cdef bint pays_to_gather(self) noexcept
-    cdef bint is_sent(self, uint64_t key) noexcept
-    cdef int extend_send(self, uint64_t key, const void* data, Py_ssize_t size) noexcept
-    cdef int64_t take_back(self, uint64_t key) noexcept
-    cdef Py_ssize_t unsent(self, uint64_t key) noexcept
     cdef AddressBook addresses(self)
-    cdef int keep(self, object data) except -1
     cdef int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept
     cdef int64_t receive_from(self, int fd, void* into, Py_ssize_t size,
                               sockaddr_storage* address, unsigned* length) noexcept
@@ -281,6 +278,9 @@ cdef class Owner:
     # In the order of the completions, out of Ring._next(), which returns the owner where this is true.
     # It must not call into Python.
     cdef bint complete(self, const Completion* completion) except -1
+    # Send now what it has gathered for Ring.send_soon(), and return true if the loop has to run it then. It must
+    # not call into Python, either.
+    cdef bint send_gathered(self) except -1
     # True when the descriptor that its operations work on is no longer its own.
     cdef bint _lost(self)
 

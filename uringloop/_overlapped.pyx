@@ -312,6 +312,7 @@ cdef class Ring:
                                      MOST_SCRATCH_SIZE)
         self._slots = []
         self._streams = []
+        self._senders = []
         # Until a turn has told: what a first turn sends is gathered.
         self._small_sends_before = 2
         self._kernel = kernel
@@ -626,9 +627,6 @@ cdef class Ring:
             self._bind()
         if timeout_ns > 0:
             deadline = proactor.now() + timeout_ns
-        if self._small_sends:
-            self._small_sends_before = self._small_sends
-            self._small_sends = 0
         while True:
             # A signal's handler, another thread, or a socket's fileno() may have closed it.
             self._check()
@@ -701,8 +699,8 @@ cdef class Ring:
     cdef bint is_idle(self) noexcept:
         """True when a turn that does not sleep would find, and do, nothing."""
         cdef Proactor* proactor = self._proactor
-        return (PyThread_get_thread_ident() == self._thread and proactor.at_rest()
-                and proactor.watched() == 0)
+        return (PyThread_get_thread_ident() == self._thread and PyList_GET_SIZE(self._senders) == 0
+                and proactor.at_rest() and proactor.watched() == 0)
 
     cdef bint has_completions(self) noexcept:
         return self._proactor.has_completions()
@@ -880,21 +878,39 @@ cdef class Ring:
         return 0
 
     cdef bint pays_to_gather(self) noexcept:
-        """Count a small send; tell whether it may leave with others, in the turn's one enter.
+        """Count a small send; tell whether it should leave with others, when the tick ends.
 
-        A lone one goes sooner and for less by itself: its completion would end the turn's wait at once, and
-        there would be a second turn, with a second enter, to wait in.  That it is a lone one, the turn before tells.
+        A lone one had better go at once: its peer works on it while the tick ends here.  That it is a lone one, the
+        turn before tells.
         """
         self._small_sends += 1
         return self._small_sends > 1 or self._small_sends_before > 1
 
-    cdef uint64_t start_send(self, Owner owner, int fd, const void* data, Py_ssize_t size) except 0:
-        """Send all of data with the tick; the owner is told of the end, and keeps the data until then."""
-        cdef int64_t key
-        self._check()
-        key = self._proactor.start_send(fd, data, size, 0, 0)
-        self.enlist(owner, key)
-        return key
+    cdef int send_soon(self, Owner owner) except -1:
+        """Have the owner's send_gathered() called when the tick ends."""
+        self._senders.append(owner)
+        return 0
+
+    cdef bint send_gathered(self) except -1:
+        """Have all send what they have gathered; true if the loop has something to run then."""
+        cdef list senders = self._senders
+        cdef Py_ssize_t done = 0
+        cdef bint left = False
+        if self._small_sends:
+            self._small_sends_before = self._small_sends
+            self._small_sends = 0
+        if PyList_GET_SIZE(senders) == 0:
+            return False
+        self._senders = []
+        try:
+            while done < PyList_GET_SIZE(senders):
+                owner = senders[done]
+                done += 1
+                left |= (<Owner> owner).send_gathered()
+        except:
+            self._senders[:0] = senders[done:]
+            raise
+        return left
 
     cdef bint again(self, uint64_t key) noexcept:
         """Wait once more, out of the owner's complete(); false if it has been cancelled."""
@@ -906,43 +922,10 @@ cdef class Ring:
             self._proactor.cancel(key, -ECANCELED)
         return 0
 
-    cdef bint is_sent(self, uint64_t key) noexcept:
-        """False while the kernel has nothing of a send."""
-        return self._proactor.peek(<uint32_t> key).state != State.kQueued
-
-    cdef int extend_send(self, uint64_t key, const void* data, Py_ssize_t size) noexcept:
-        """Send more, if the kernel has nothing of it yet: data begins with what it was before."""
-        self._proactor.extend(key, data, size)
-        return 0
-
-    cdef int64_t take_back(self, uint64_t key) noexcept:
-        """Give up a send that the kernel has not got: how many bytes of it are out; -1 if it may have it."""
-        cdef const Operation* operation = self._proactor.peek(<uint32_t> key)
-        cdef int64_t done = operation.done
-        if operation.state != State.kQueued or self._proactor.forked():
-            return -1
-        self._proactor.cancel(key, -ECANCELED)
-        return done
-
-    cdef Py_ssize_t unsent(self, uint64_t key) noexcept:
-        """How many bytes of a send are not yet out."""
-        cdef const Operation* operation
-        # Out it may be, and a turn that reads so many of them has not come to it.
-        self._proactor.read_posted()
-        operation = self._proactor.peek(<uint32_t> key)
-        if operation.state == State.kCompleted or operation.state == State.kTaken:
-            return 0
-        return operation.length - operation.done
-
     cdef AddressBook addresses(self):
         if self._addresses is None:
             self._addresses = AddressBook()
         return self._addresses
-
-    cdef int keep(self, object data) except -1:
-        """The kernel may read data as long as it likes: its ring has closed."""
-        _kept.append(data)
-        return 0
 
     cdef int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept:
         """recv(2): the number of bytes or -errno."""
@@ -1005,6 +988,7 @@ cdef class Ring:
         self._send_queued()
 
     cdef int _send_queued(self) except -1:
+        self.send_gathered()
         if self._proactor.is_open() and not self._proactor.forked() \
                 and self._proactor.first_queued() != kNoSlot:
             self._check_queued()
@@ -1070,6 +1054,9 @@ cdef class Ring:
 cdef class Owner:
 
     cdef bint complete(self, const Completion* completion) except -1:
+        raise NotImplementedError
+
+    cdef bint send_gathered(self) except -1:
         raise NotImplementedError
 
     cdef bint _lost(self):

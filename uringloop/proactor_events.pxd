@@ -74,16 +74,13 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
 
 cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
-    cdef object _gathered        # bytes, or a bytearray of several writes, that leave with the tick
-    cdef uint64_t _send_key      # of their send; 0: none is under way
-    cdef uint64_t _dropped_key   # of one that nobody wants any more, while the kernel has it
+    cdef object _gathered        # bytes, or a bytearray of several writes, that leave with the tick; or None
     cdef int _send_error         # errno of one that failed, until that is told
     cdef readonly bint _eof_written
     cdef Py_ssize_t _gather_limit
 
-    cdef bint _start_sending(self, bytes data) except -1
+    cdef int _begin_gathering(self, bytes data) except -1
     cdef bint _gather(self, data, Py_ssize_t size) except -1
-    cdef Py_ssize_t _count_gathered(self) noexcept
     cdef int _send(self, data, Py_ssize_t size) except -1
     cdef int _send_buffer(self) except -1
 

@@ -54,7 +54,7 @@ from .transport_registry import Clients
 from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
 
 cdef extern from "<errno.h>":
-    int errno, EAGAIN, EBADF, ECANCELED, EINTR
+    int errno, EAGAIN, EBADF, EINTR, ENOMEM
 
 cdef extern from "<poll.h>":
     enum: POLLIN
@@ -1072,7 +1072,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             size = PyByteArray_GET_SIZE(data)
         else:
             size = data.nbytes
-        if self._send_key:
+        if self._gathered is not None:
             if self._gather(data, size):
                 return
             if not self._flush():
@@ -1083,8 +1083,9 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             if self._conn_lost:
                 return
         elif (size <= _gather_one and size <= self._gather_limit and not self._closing
-                and self._plain and self._loop._gathers_writes and self.ring.pays_to_gather() and not self._lost()
-                and self._start_sending(PyBytes_FromObject(data))):
+                and self._plain and self._loop._gathers_writes and not self.ring.is_elsewhere()
+                and not self.ring._is_forked() and self.ring.pays_to_gather() and not self._lost()):
+            self._begin_gathering(PyBytes_FromObject(data))
             return
         self._send(data, size)
         if self._buffer:
@@ -1126,7 +1127,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     def get_write_buffer_size(self):
         """Return the number of bytes that have found no room yet.  Source: asyncio.WriteTransport."""
         # T14
-        if self._send_key or self._send_error:
+        if self._gathered is not None or self._send_error:
             self._flush()
         return self._count_unsent()
 
@@ -1135,101 +1136,77 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         # (Any number will do for a limit.)
         self._gather_limit = _gather_all if self._high_water >= _gather_all else int(self._high_water)
 
-    cdef bint complete(self, const Completion* completion) except -1:
-        if completion.key == self._dropped_key:
-            # Nobody is told.
-            self._dropped_key = 0
-        elif completion.key != self._send_key:
-            return _ProactorBasePipeTransport.complete(self, completion)
-        else:
-            self._send_key = 0
-            if completion.error and completion.error != -ECANCELED:
-                self._send_error = -completion.error
-        if completion.abandoned:
-            self.ring.keep(self._gathered)
-        self._gathered = None
-        self.ring.dismiss(completion.key)
-        if self._send_error and self._loop is not None:
-            (<BaseEventLoop> self._loop).add_ready(self)
-        return False
-
     cdef int run(self) except -1:
-        if self._send_error and not self._conn_lost:
-            self._run_in(self._write_context if self._context is None else self._context, True)
+        if (self._send_error or self._buffer and self._write_handle is None) and not self._conn_lost:
+            try:
+                self._run_in(self._write_context if self._context is None else self._context, True)
+            except:
+                # An interrupt: nobody else would have it wait for room.
+                if self._loop is not None:
+                    (<BaseEventLoop> self._loop).add_ready(self)
+                raise
         return _ProactorBasePipeTransport.run(self)
 
-    cdef bint _start_sending(self, bytes data) except -1:
-        """Have data leave with the tick; false if the ring takes nothing: a forked child has none."""
-        if self.ring._is_forked():
-            return False
-        if self._write_context is None and self._context is None:
-            # As the Handle of the reference has it: who is told of a failure is told in there.
+    cdef int _begin_gathering(self, bytes data) except -1:
+        """Have data leave with the tick."""
+        if self._context is None:
+            # As a Handle of the selector loop has it: who is told of a failure is told in there.
             self._write_context = PyContext_CopyCurrent()
-        try:
-            self._send_key = self.ring.start_send(self, self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-        except OSError:
-            return False
+        self.ring.send_soon(self)
         self._gathered = data
-        if self.ring.is_elsewhere():
-            # D24
-            self.ring._send_queued()
-        return True
+        return 0
 
     cdef bint _gather(self, data, Py_ssize_t size) except -1:
-        """Add to what leaves with the tick; false if the kernel may have it already, or it would be too much."""
+        """Add to what leaves with the tick; false if it would be too much."""
         cdef object gathered = self._gathered
-        if self.ring.is_sent(self._send_key) or len(gathered) + size > self._gather_limit:
+        if len(gathered) + size > self._gather_limit or self.ring.is_elsewhere():
             return False
         if type(data) is not bytes:
             data = PyBytes_FromObject(data)
-        # What the ring knows stays where it is until it knows the new place: this may fail.
+        # This may fail: then nothing was added.
         if type(gathered) is bytes:
             gathered = bytearray(gathered)
         gathered += data
-        self.ring.extend_send(self._send_key, PyByteArray_AS_STRING(gathered), PyByteArray_GET_SIZE(gathered))
-        self.ring.pays_to_gather()
         self._gathered = gathered
-        if self.ring.is_elsewhere():
-            # D24
-            self.ring._send_queued()
+        self.ring.pays_to_gather()
         return True
 
-    cdef Py_ssize_t _count_gathered(self) noexcept:
-        """How many bytes of what was gathered are not yet out."""
-        if not self._send_key:
-            return 0
-        return self.ring.unsent(self._send_key)
+    cdef bint send_gathered(self) except -1:
+        cdef int64_t sent
+        cdef Py_ssize_t size = 0
+        cdef const char* start
+        data, self._gathered = self._gathered, None
+        if data is None:
+            return False                  # somebody has sent it before
+        if type(data) is bytes:
+            start, size = PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+        else:
+            start, size = PyByteArray_AS_STRING(data), PyByteArray_GET_SIZE(data)
+        # The user may have closed the socket since.
+        sent = -EBADF if self._lost() else self.ring.send(self._fd, start, size)
+        if sent == size:
+            return False
+        # What is to be done now may run Python code: run() does it.
+        if sent >= 0 or sent == -EAGAIN:
+            try:
+                self._buffer = collections.deque((memoryview(data)[max(sent, 0):],))
+            except MemoryError:
+                sent = -ENOMEM
+        if sent < 0 and sent != -EAGAIN:
+            self._send_error = <int> -sent
+        (<BaseEventLoop> self._loop).add_ready(self)
+        return True
 
     cdef object _count_unsent(self):
-        size = self._count_gathered()
+        size = 0 if self._gathered is None else len(self._gathered)
         if self._buffer:
             size += sum(map(len, self._buffer))
         return size
 
     cdef bint _flush(self) except -1:
-        cdef uint64_t key = self._send_key
-        cdef int64_t done
-        if key:
-            done = self.ring.take_back(key)
-            if done >= 0:
-                # The kernel has not got it.
-                self._send_key = 0
-                data = memoryview(self._gathered)[done:] if done else self._gathered
-                self._gathered = None
-                if self._write_handle is None and not self._buffer:
-                    self._send(data, len(data))
-                else:
-                    if self._buffer is None:
-                        self._buffer = collections.deque()
-                    self._buffer.appendleft(data)
-                    if self._write_handle is None:
-                        self._send_buffer()
-            elif self._count_gathered():
-                # In flight: the kernel found no room when the last tick ended.
-                if self._buffer is None:
-                    self._buffer = collections.deque()
-                self._start_writing()
-                return False
+        data, self._gathered = self._gathered, None
+        if data is not None:
+            self._send(data, len(data))
         if self._send_error:
             error = os_error(-self._send_error)
             self._send_error = 0
@@ -1281,10 +1258,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         """Send what waited for room, as the selector loop's transport does."""
         if self._conn_lost:
             return
-        if self._send_key or self._send_error:
-            if self._count_gathered():
-                self._resume_if_drained()
-                return
+        if self._gathered is not None or self._send_error:
             # What stands behind one that has failed is not sent.
             self._flush()
             if self._conn_lost:
@@ -1331,15 +1305,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         return 0
 
     cdef int _drop_unsent(self) except -1:
-        cdef uint64_t key = self._send_key
-        if key:
-            self._send_key = 0
-            if self.ring.take_back(key) >= 0:
-                self._gathered = None
-            else:
-                # What the kernel has, it keeps until its completion, which still finds it here.
-                self._dropped_key = key
-                self.ring.cancel(key)
+        self._gathered = None
         self._send_error = 0
         self._write_context = None
         self._buffer = None

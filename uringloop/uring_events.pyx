@@ -1000,6 +1000,8 @@ cdef class IouringProactor(Selector):
         cdef Ring ring = self._made_ring()
         cdef Overlapped ov
         cdef int64_t now, woken
+        if ring.send_gathered():
+            ns = 0
         if ns != 0 and isinstance(self._loop, BaseEventLoop) and not (<BaseEventLoop> self._loop).may_sleep():
             ns = 0
         if ns > 0:
