@@ -41,7 +41,7 @@ enum class State : std::uint8_t {
   kQueued,     // started; no SQE written: the kernel knows nothing of it
   kInFlight,   // its SQE is written; the kernel owns buffer and address
   kWaiting,    // in the set of Readiness: the ring knows nothing of it
-  kCompleted,  // the final CQE is in; waits for next()
+  kCompleted,  // the final CQE is in, or one of a kMultishot; waits for next()
   kTaken,      // handed out by next(): to be released, or queued again
 };
 
@@ -58,6 +58,9 @@ enum Flag : std::uint16_t {
   kByCall = 1 << 9,        // of a sending kind: the ring has refused it, a system call does it
   kLingers = 1 << 10,      // in the set of Readiness: what it wanted stays wanted there when it is over
   kOnTrust = 1 << 11,      // ... and was so when it began: nobody has asked whether it is the same file's
+  kMultishot = 1 << 12,    // a poll that the kernel keeps when it has told something
+  kLive = 1 << 13,         // ... and it has told something, nobody has called again(), and the kernel has it
+  kDropped = 1 << 14,      // ... and was released so: of its end nobody is told
 };
 
 // What a sendto needs at addresses that stay put until the final CQE.

@@ -142,6 +142,7 @@ void Proactor::move_to(Ring&& fresh) noexcept {
   wake_armed_ = readiness_armed_ = false;
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
+    operation->flags &= static_cast<std::uint16_t>(~kLive);
     if (operation->state != State::kInFlight) continue;
     const bool sending = owns_buffer(operation->kind) && !(operation->flags & kPolling);
     if (operation->flags & kCancelWanted) {
@@ -168,6 +169,12 @@ std::int64_t Proactor::start_poll(Kind kind, int fd, std::uint32_t mask) noexcep
   Operation* operation = table_.allocate(kind, fd);
   if (operation != nullptr) operation->poll_mask = mask;
   return queue(operation);
+}
+
+std::int64_t Proactor::start_multishot(Kind kind, int fd, std::uint32_t mask) noexcept {
+  const std::int64_t key = start_poll(kind, fd, mask);
+  if (key > 0) table_.find(static_cast<std::uint64_t>(key))->flags |= kMultishot;
+  return key;
 }
 
 std::int64_t Proactor::start_wait(Kind kind, int fd, std::uint32_t mask, bool repeated) noexcept {
@@ -440,6 +447,11 @@ void Proactor::collect() noexcept {
 void Proactor::cancel(std::uint64_t key, int error) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr) return;
+  if (operation->state == State::kCompleted && (operation->flags & kLive)) {
+    // What it has told interests nobody any more.
+    table_.unlink(&completed_, operation);
+    fly_on(operation);
+  }
   const bool repeated = (operation->flags & kRepeated) != 0;
   if (operation->state == State::kFree || (operation->state == State::kCompleted && !repeated))
     return;
@@ -482,7 +494,7 @@ void Proactor::cancel_all() noexcept {
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
     if (operation->state == State::kQueued || operation->state == State::kInFlight ||
-        operation->state == State::kWaiting)
+        operation->state == State::kWaiting || (operation->flags & kLive))
       cancel(operation->key());
   }
 }
@@ -577,6 +589,11 @@ std::int64_t Proactor::send_file(std::uint64_t key) noexcept {
 // -- completions --
 
 void Proactor::complete(Operation* operation, int error, std::int64_t result) noexcept {
+  if (operation->flags & kDropped) {
+    operation->state = State::kTaken;
+    table_.release(operation);
+    return;
+  }
   operation->error = error;
   operation->result = result;
   operation->state = State::kCompleted;
@@ -704,10 +721,39 @@ void Proactor::dispatch(const io_uring_cqe& cqe) noexcept {
     return;
   }
   Operation* operation = table_.find(cqe.user_data);
-  if (operation == nullptr || operation->state != State::kInFlight) return;
+  if (operation == nullptr) return;
+  if (operation->flags & kMultishot) return hear(operation, cqe);
+  if (operation->state != State::kInFlight) return;
   // F_MORE: the kernel is not done with it, whatever the result says.
   if (cqe.flags & IORING_CQE_F_MORE) return;
   finish(operation, cqe.res);
+}
+
+void Proactor::hear(Operation* operation, const io_uring_cqe& cqe) noexcept {
+  const bool more = (cqe.flags & IORING_CQE_F_MORE) != 0;
+  const bool tells = more && cqe.res > 0 && !(operation->flags & kCancelWanted);
+  if (operation->state == State::kInFlight) {
+    if (!more) return finish(operation, cqe.res);
+    if (!tells) return;
+    come_back(operation);
+    operation->flags |= kLive;
+    operation->retries = 0;
+    complete(operation, 0, cqe.res);
+  } else if (operation->flags & kLive) {
+    // Whoever is told of the first finds what has come since.
+    if (tells)
+      operation->result |= cqe.res;
+    else if (!more)
+      operation->flags &= static_cast<std::uint16_t>(~kLive);
+  }
+}
+
+// A poll that has told something: the kernel has it still.
+void Proactor::fly_on(Operation* operation) noexcept {
+  operation->flags &= static_cast<std::uint16_t>(~kLive);
+  operation->started_ns = clock_.load(std::memory_order_relaxed);
+  begin_flight(operation, State::kInFlight);
+  ++in_flight_;
 }
 
 // The ring went away before the final CQE came.
@@ -748,6 +794,10 @@ int Proactor::again(std::uint64_t key) noexcept {
   if (operation == nullptr || operation->state != State::kTaken) return -EBADF;
   if (operation->flags & kCancelWanted) return operation->cancel_error;
   if (!ring_.is_open()) return -ECANCELED;
+  if (operation->flags & kLive) {
+    fly_on(operation);
+    return 0;
+  }
   if (!(operation->flags & kByReadiness)) {
     operation->started_ns = 0;
     queue_again(operation);
@@ -768,6 +818,12 @@ int Proactor::again(std::uint64_t key) noexcept {
 void Proactor::release(std::uint64_t key) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr || operation->state != State::kTaken) return;
+  if ((operation->flags & kLive) && !forked()) {
+    operation->flags |= kDropped;
+    fly_on(operation);
+    cancel(key);
+    return;
+  }
   if (operation->file >= 0) kernel_.close(kernel_.self, operation->file);
   // The kernel may still read the message header of what was abandoned.
   if (operation->flags & kAbandoned) operation->address = nullptr;
@@ -806,7 +862,11 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
         if (!(operation->flags & kMayWait)) sqe->rw_flags = RWF_NOWAIT;
         break;
       default:
-        io_uring_prep_poll_add(sqe, operation->fd, operation->poll_mask);
+        // Of a ring that several threads may enter: what a poll tells would go on coming to the thread that has armed it.
+        if ((operation->flags & kMultishot) && ring_.single_issuer())
+          io_uring_prep_poll_multishot(sqe, operation->fd, operation->poll_mask);
+        else
+          io_uring_prep_poll_add(sqe, operation->fd, operation->poll_mask);
         break;
     }
     if (owns_buffer(operation->kind)) bytes_prepared_ += left;
@@ -1192,6 +1252,10 @@ void Proactor::send_queued() noexcept {
 void Proactor::leave_polls() noexcept {
   for (std::uint32_t slot = 0; slot < table_.capacity(); ++slot) {
     Operation* operation = table_.at(slot);
+    if (operation->flags & kLive) {
+      operation->flags ^= kLive | kCancelWanted;
+      operation->cancel_error = -ECANCELED;
+    }
     if (operation->state == State::kInFlight &&
         (!owns_buffer(operation->kind) || (operation->flags & kPolling)))
       disown(operation, -ECANCELED);
@@ -1275,6 +1339,7 @@ void Proactor::close() noexcept {
       come_back(operation);
       complete(operation, -ECANCELED, 0);
     }
+    operation->flags &= static_cast<std::uint16_t>(~kLive);
   }
 }
 

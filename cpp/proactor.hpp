@@ -90,6 +90,9 @@ class Proactor {
 
   // -- Operations.  Each start returns a key (above 0) or -errno. --
   std::int64_t start_poll(Kind kind, int fd, std::uint32_t mask) noexcept;
+  // The same, of a poll that the kernel keeps: its again() costs it nothing.  It tells what comes, and of what is there
+  // once only: whoever is told calls again(), and then reads all that there is.
+  std::int64_t start_multishot(Kind kind, int fd, std::uint32_t mask) noexcept;
   // As start_poll(), for a descriptor that belongs to the user; in any thread, and at once.
   // `repeated`: it is level-triggered, and its again() costs nothing.  Of one whose file loses its
   // number to another one this is found out when that one is waited for: it ends with -EBADF.
@@ -327,6 +330,8 @@ class Proactor {
   void let_wait(Operation* operation) noexcept;
   bool is_once_too_often(Operation* operation) noexcept;
   void dispatch(const io_uring_cqe& cqe) noexcept;
+  void hear(Operation* operation, const io_uring_cqe& cqe) noexcept;
+  void fly_on(Operation* operation) noexcept;
   void disown(Operation* operation, int error) noexcept;
   int enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_ns = 0) noexcept;
   void note_enter(int result, bool waited) noexcept;

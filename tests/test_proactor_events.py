@@ -53,6 +53,25 @@ class AsOther(bytes):
         return b"other"
 
 
+def streams_of():
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    protocol.reader = reader
+    return protocol
+
+
+def received_by(protocol):
+    return bytes(protocol.reader._buffer) if hasattr(protocol, "reader") else bytes(protocol.data)
+
+
+def stack_of_tcp(stack):
+    ours, theirs = tcp_pair()
+    for sock in (ours, theirs):
+        stack.enter_context(sock)
+        sock.setblocking(False)
+    return ours, theirs
+
+
 # -- what is written --
 
 
@@ -910,6 +929,75 @@ async def test_abort_and_end_out_of_a_nested_run(loop, pair, errors):
     await turns(3)
     assert errors
     errors.clear()
+
+
+# -- what is told by a poll that goes on --
+
+
+@pytest.mark.parametrize("protocol", [Recorder, Buffered, streams_of], ids=["protocol", "buffered", "streams"])
+async def test_bytes_behind_an_urgent_one(loop, connect, stack, protocol):
+    """A read stops in front of them, though it has asked for more."""
+    ours, theirs = stack_of_tcp(stack)
+    transport, protocol = await loop.create_connection(protocol, sock=ours)
+    theirs.send(b"before")
+    await until(lambda: received_by(protocol) == b"before")
+    # Nothing comes behind it that would be told.
+    theirs.send(b"one")
+    theirs.send(b"!", socket.MSG_OOB)
+    theirs.send(b"two")
+    await until(lambda: received_by(protocol) == b"beforeonetwo")
+    transport.close()
+
+
+async def test_end_that_comes_with_the_last_bytes(loop, connect, stack):
+    for size in (1, 4000, 5000, 200_000):
+        ours, theirs = stack_of_tcp(stack)
+        transport, protocol = await connect(ours)
+        theirs.sendall(b"x")
+        await until(lambda protocol=protocol: protocol.data)
+        theirs.sendall(bytes(size))
+        theirs.shutdown(socket.SHUT_WR)
+        assert await protocol.lost is None
+        assert len(protocol.data) == 1 + size
+
+
+@pytest.mark.uringloop_only
+async def test_what_was_told_is_told_again(loop, connect, stack):
+    """An interrupt may come between the transport's place in _ready and its read."""
+    if loop._tier is not tiers.module_of("native"):
+        pytest.skip("the reference's polls are armed again before anybody is told")
+    ours, theirs = stack_of_tcp(stack)
+    transport, protocol = await connect(ours)
+    loop.call_soon(theirs.send, b"abc")
+    lost = False
+    while not lost:
+        await asyncio.sleep(0)
+        if protocol.data:
+            protocol.data.clear()
+            theirs.send(b"abc")
+        for ready in list(loop._ready):
+            if ready is transport:
+                loop._ready.remove(ready)
+                lost = True
+    assert not protocol.data
+    await until(lambda: protocol.data == b"abc")
+    transport.close()
+    await protocol.lost
+
+
+@pytest.mark.uringloop_only
+async def test_idle_connection_does_not_wake_the_loop(loop, connect, stack):
+    ours, theirs = stack_of_tcp(stack)
+    transport, protocol = await connect(ours)
+    theirs.send(b"abc")
+    await until(lambda: protocol.data == b"abc")
+    # It has looked once more.
+    await asyncio.sleep(0.3)
+    before = loop._proactor._ring.counters()["enters"]
+    await asyncio.sleep(0.3)
+    assert loop._proactor._ring.counters()["enters"] - before < 10
+    transport.close()
+    await protocol.lost
 
 
 # -- threads, forks, closed loops --

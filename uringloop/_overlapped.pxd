@@ -3,6 +3,7 @@
 # They call its cdef methods, through the class's table of methods: that costs 2 ns a call, and the core is
 # there once.  (Inline methods of the C++ classes can be called as they are.)
 from cpython.buffer cimport Py_buffer
+from libcpp.vector cimport vector
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 
@@ -84,6 +85,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int bind_thread(cbool force, int64_t patience_ns)
         cbool bound_here()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
+        int64_t start_multishot(Kind kind, int fd, uint32_t mask)
         int64_t start_wait(Kind kind, int fd, uint32_t mask, cbool repeated)
         int64_t start_lingering_wait(Kind kind, int fd, uint32_t mask, cbool same_file)
         cbool trusts_files()
@@ -194,6 +196,8 @@ cdef object socket_of(int family, int kind, int proto, int fd)
 # The OSError of a result below zero, -errno.
 cdef object os_error(int64_t result)
 cdef bint is_socket(object obj, int fd) except -1
+# Whether a read that gets less than it asked for has got all there is: so it is of TCP, and of nothing that stands on it.
+cdef bint is_plain_tcp(int fd) noexcept
 
 
 # Whether a socket has the number no more at which an owner works: whoever has it now is a stranger. A plain one
@@ -224,6 +228,8 @@ cdef class Ring:
     cdef unsigned _small_sends   # how many small sends this turn was asked for
     cdef unsigned _small_sends_before  # ... and the last turn that was asked for any
     cdef int64_t _look_due      # when wait() may look at all watched ones again
+    cdef vector[uint64_t] _told_of  # multishot polls that have told something, of each once, since doubt() ended
+    cdef int64_t _doubt_due     # when it has to end
     cdef object __weakref__
 
     cdef int _size_queues(self, sq_entries, cq_entries) except -1
@@ -231,7 +237,7 @@ cdef class Ring:
     # What an owner starts, keeps going and ends.
     cdef int enlist(self, Owner owner, int64_t key) except -1
     cdef int dismiss(self, uint64_t key) except -1
-    cdef uint64_t start_poll(self, Owner owner, int fd) except 0
+    cdef uint64_t start_poll(self, Owner owner, int fd, unsigned multishot) except 0
     cdef uint64_t start_wait(self, Owner owner, int fd, unsigned events, object stream) except 0
     cdef bint _knows(self, int fd, object stream) except -1
     cdef bint is_drained(self, int fd, object stream) except -1
@@ -258,6 +264,8 @@ cdef class Ring:
     cdef int _check_queued(self) except -1
     cdef int64_t _look(self, bint sleep, int64_t timeout_ns)
     cdef int _look_at(self, unsigned count)
+    cdef int doubt(self, uint64_t key) except -1
+    cdef bint _end_doubt(self) except -1
     cdef int _send_queued(self) except -1
     cdef int _close(self) except -1
     cdef int _wait(self, int64_t timeout_ns) except -1
@@ -281,6 +289,8 @@ cdef class Owner:
     # Send now what it has gathered for Ring.send_soon(), and return true if the loop has to run it then. It must
     # not call into Python, either.
     cdef bint send_gathered(self) except -1
+    # Something may be there to read of which a multishot poll does not tell.
+    cdef int look_again(self) except -1
     # True when the descriptor that its operations work on is no longer its own.
     cdef bint _lost(self)
 

@@ -59,7 +59,13 @@ cdef extern from "<sys/socket.h>":
         pass
     int getpeername(int fd, sockaddr* address, unsigned* length)
     int getsockopt(int fd, int level, int name, void* value, unsigned* length)
-    enum: SOCK_NONBLOCK, SOL_SOCKET, SO_RCVLOWAT
+    enum: SOCK_NONBLOCK, SOL_SOCKET, SO_PROTOCOL, SO_RCVLOWAT
+
+cdef extern from "<netinet/in.h>":
+    enum: IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>":
+    enum: TCP_ULP
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -104,6 +110,10 @@ cdef int64_t LOOK_SHARE = 100
 # see Ring._knows().
 cdef int64_t TRUST = 50_000_000
 cdef int64_t LONGEST_TRUST = 250_000_000
+
+# A multishot poll tells of what comes. What it has told, and nobody has read to its end, it tells no more: an interrupt
+# may have come between, and a read that gets less than it asked for stops at an urgent byte, too. So whoever was told
+# looks once more, TRUST behind the last one where the loop would sleep, and LONGEST_TRUST behind the first one where not.
 
 # How long a new ring waits for the locked memory of closed ones, and how long at first, in nanoseconds.
 cdef int64_t MEMORY_PATIENCE = 1_000_000_000
@@ -254,6 +264,17 @@ cdef bint _tells_of_each_byte(int fd) noexcept:
     cdef int least = 1
     cdef unsigned size = sizeof(least)
     return getsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &least, &size) != 0 or least <= 1
+
+
+cdef bint is_plain_tcp(int fd) noexcept:
+    cdef int protocol = 0
+    cdef unsigned size = sizeof(protocol)
+    # What stands on it, such as the kernel's own TLS, may hand out one record at a time.
+    cdef char[16] name
+    cdef unsigned length = sizeof(name)
+    if getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) != 0 or protocol != IPPROTO_TCP:
+        return False
+    return getsockopt(fd, IPPROTO_TCP, TCP_ULP, name, &length) == 0 and length == 0
 
 
 cdef const Kernel* _calls_of(object capsule) except NULL:
@@ -637,7 +658,7 @@ cdef class Ring:
             if proactor.watched():
                 nap_ns = self._look(sleep, timeout_ns)
                 sleep = sleep and proactor.quiet()
-            trusting = proactor.trusts_files() and not 0 <= nap_ns < TRUST
+            trusting = (proactor.trusts_files() or not self._told_of.empty()) and not 0 <= nap_ns < TRUST
             if trusting:
                 nap_ns = TRUST
             error = proactor.prepare()
@@ -677,6 +698,11 @@ cdef class Ring:
                 PyErr_CheckSignals()
                 # A handler may have come back in a forked child.
                 self._check()
+            if not self._told_of.empty() and (
+                    trusting and sleep and not proactor.has_completions() or proactor.now() >= self._doubt_due):
+                if self._end_doubt():
+                    proactor.take_wake()
+                    return 0
             if proactor.has_completions():
                 proactor.take_wake()
                 return 0
@@ -700,10 +726,32 @@ cdef class Ring:
         """True when a turn that does not sleep would find, and do, nothing."""
         cdef Proactor* proactor = self._proactor
         return (PyThread_get_thread_ident() == self._thread and PyList_GET_SIZE(self._senders) == 0
-                and proactor.at_rest() and proactor.watched() == 0)
+                and self._told_of.empty() and proactor.at_rest() and proactor.watched() == 0)
 
     cdef bint has_completions(self) noexcept:
         return self._proactor.has_completions()
+
+    cdef int doubt(self, uint64_t key) except -1:
+        """A multishot poll has told something: its owner shall look again, some time."""
+        if self._told_of.empty():
+            self._doubt_due = self._proactor.now() + LONGEST_TRUST
+        self._told_of.push_back(key)
+        return 0
+
+    cdef bint _end_doubt(self) except -1:
+        """Have all look again who have been told something; false if there are none any more."""
+        cdef vector[uint64_t] told
+        cdef uint64_t key
+        cdef Owner owner
+        cdef bint found = False
+        told.swap(self._told_of)
+        for key in told:
+            if self._proactor.peek(<uint32_t> key).key() == key:
+                owner = self._slots[<uint32_t> key]
+                if owner is not None:
+                    owner.look_again()
+                    found = True
+        return found
 
     cdef int _check_queued(self) except -1:
         """End what is about to be submitted on a descriptor that its owner has closed.
@@ -817,11 +865,18 @@ cdef class Ring:
         self._proactor.release(key)
         return 0
 
-    cdef uint64_t start_poll(self, Owner owner, int fd) except 0:
-        """Have the owner told when fd is readable; a key."""
+    cdef uint64_t start_poll(self, Owner owner, int fd, unsigned multishot) except 0:
+        """Have the owner told when fd is readable; a key.
+
+        multishot: events to be told of, by a poll that the kernel keeps, to an owner who reads all that there is
+        whenever he is told; 0 for none.
+        """
         cdef int64_t key
         self._check()
-        key = self._proactor.start_poll(Kind.kPoll, fd, POLLIN)
+        if multishot:
+            key = self._proactor.start_multishot(Kind.kPoll, fd, multishot)
+        else:
+            key = self._proactor.start_poll(Kind.kPoll, fd, POLLIN)
         self.enlist(owner, key)
         if owner._plain:
             self._proactor.watch(key)
@@ -1057,6 +1112,9 @@ cdef class Owner:
         raise NotImplementedError
 
     cdef bint send_gathered(self) except -1:
+        raise NotImplementedError
+
+    cdef int look_again(self) except -1:
         raise NotImplementedError
 
     cdef bint _lost(self):

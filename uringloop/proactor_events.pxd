@@ -36,15 +36,21 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef readonly bint _protocol_paused
     cdef readonly bint _paused
     cdef bint _due               # it stands in the loop's _ready, and has something to read
+    cdef bint _is_tcp            # a read that gets less than it asked for has got all there is
+    cdef bint _more              # there may be something to read of which the poll tells no more
+    cdef bint _doubted           # the ring knows that it has to look again
+    cdef bint _ends              # the poll has told of an end or an error, which comes behind what there is to read
 
     cdef int _tell_handler(self, message, exc) except -1
     cdef int _pause(self) except -1
     cdef int _resume(self) except -1
-    cdef int _set_up(self, loop, sock, protocol, waiter, extra, server, context, int family) except -1
+    cdef int _set_up(self, loop, sock, protocol, waiter, extra, server, context, int family, bint is_tcp) except -1
     cdef bint _is_forgotten(self) except -1
     cdef int _end_soon(self, exc) except -1
     cdef int _begin_reading(self, context) except -1
     cdef int _start_reading(self, context=*) except -1
+    cdef int come_again(self) except -1
+    cdef int _note_read(self, int64_t got, int64_t size) noexcept
     cdef int _stop_reading(self) except -1
     cdef int _check_loop(self) except -1
     cdef int _start_writing(self) except -1

@@ -42,7 +42,9 @@ from ._interpreter cimport (
     PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw, _PyBytes_Resize,
     version_tag,
 )
-from ._overlapped cimport Completion, Ring, fileno, is_lost, is_readable, number_of, os_error, socket_of
+from ._overlapped cimport (
+    Completion, Ring, fileno, is_lost, is_plain_tcp, is_readable, number_of, os_error, socket_of,
+)
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, sockaddr_storage
 from . import stdlib_transports
 from .base_events cimport BaseEventLoop, ReadyHandle, handle_of, report_callback, run_callback
@@ -59,6 +61,9 @@ cdef extern from "<errno.h>":
 cdef extern from "<poll.h>":
     enum: POLLIN
     enum: POLLOUT
+    enum: POLLERR
+    enum: POLLHUP
+    enum: POLLRDHUP
     cdef struct pollfd:
         int fd
         short events
@@ -119,6 +124,10 @@ cdef Py_ssize_t _gather_all = GATHER_ALL
 # first whether somebody waits, behind each of the first connections of a turn. (Where so many came at once, to
 # find out by the last one costs less.)
 cdef int _ASKED = 8
+# What a multishot poll is to tell of. Where there is one of _ENDS, something comes behind what a read has got, though it
+# asked for more: an end, an error, bytes behind an urgent one. (There may be no packet behind it that would be told.)
+cdef int _ENDS = POLLRDHUP | POLLHUP | POLLERR
+cdef int _EVENTS = POLLIN | POLLRDHUP
 # As the transports' max_size.
 cdef Py_ssize_t _MAX_SIZE = 256 * 1024
 cdef object _HIGH_WATER = 64 * 1024
@@ -292,10 +301,10 @@ cdef class _ProactorBasePipeTransport:
         if not isinstance(loop, BaseEventLoop):
             raise TypeError(f"a native transport's loop must be an IouringProactorEventLoop, not {type(loop).__name__}")
         self.ring = loop._proactor._ring
-        self._set_up(loop, sock, protocol, waiter, extra, server, context, 0)
+        self._set_up(loop, sock, protocol, waiter, extra, server, context, 0, False)
 
-    cdef int _set_up(self, loop, sock, protocol, waiter, extra, server, context, int family) except -1:
-        """The rest of the constructor.  family: of a socket of which it is known; else 0."""
+    cdef int _set_up(self, loop, sock, protocol, waiter, extra, server, context, int family, bint is_tcp) except -1:
+        """The rest of the constructor.  family, is_tcp: of a socket of which they are known; else 0, False."""
         cdef _Beginning beginning
         self._loop = loop
         self._sock = sock
@@ -305,6 +314,7 @@ cdef class _ProactorBasePipeTransport:
             # Whoever works on it complains of it, as on the reference tier.
             self._fd = -1
         self._plain = self._fd >= 0 and is_readable(sock) and number_of(sock) == self._fd
+        self._is_tcp = self._plain and (is_tcp or not family and is_plain_tcp(self._fd))
         self._context = context
         self._high_water = _HIGH_WATER
         self._low_water = _LOW_WATER
@@ -629,16 +639,47 @@ cdef class _ProactorBasePipeTransport:
         elif self._read_handle is not None:
             (<BaseEventLoop> self._loop).add_ready(self._read_handle)
         else:
+            if completion.result & _ENDS:
+                self._ends = True
+            if self._is_tcp and not self._doubted:
+                self._doubted = True
+                self.ring.doubt(completion.key)
             # Whatever became of the last time: an interrupt may have come before it was run.
             self._due = True
             (<BaseEventLoop> self._loop).add_ready(self)
         return False
 
     cdef int run(self) except -1:
-        if self._due:
-            self._due = False
+        if not self._due:
+            return 0
+        self._due = False
+        if not self._is_tcp:
+            return self._run_in(self._read_context, False)
+        # Until a read has found the end of what there is; whatever keeps it from that, it comes again.
+        self._more = True
+        try:
             self._run_in(self._read_context, False)
+        finally:
+            if self._more and self._read_key:
+                self.come_again()
         return 0
+
+    cdef int _note_read(self, int64_t got, int64_t size) noexcept:
+        """A read that has asked for so much has got so much, or -errno."""
+        if got == -EAGAIN or 0 < got < size and not self._ends:
+            self._more = False
+        return 0
+
+    cdef int look_again(self) except -1:
+        self._doubted = False
+        if self._read_key:
+            self.come_again()
+        return 0
+
+    cdef int come_again(self) except -1:
+        """Stand in _ready once more."""
+        self._due = True
+        return (<BaseEventLoop> self._loop).add_ready(self)
 
     cdef int _run_in(self, context, bint flush) except -1:
         """Read, or tell of a send that has failed, as a Handle would run it."""
@@ -713,7 +754,10 @@ cdef class _ProactorBasePipeTransport:
             fileno(self._sock)
         if self._lost():
             raise os_error(-EBADF)
-        self._read_key = self.ring.start_poll(self, self._fd)
+        self._doubted = False
+        # (In debug mode a Handle is run, of which nobody knows whether it was.)
+        self._read_key = self.ring.start_poll(
+            self, self._fd, _EVENTS if self._is_tcp and self._read_handle is None else 0)
         return 0
 
     cdef int _stop_reading(self) except -1:
@@ -870,6 +914,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if self._expected < _LARGE:
             # Through one buffer: an object of the true size is made afterwards.
             got = self.ring.receive(self._fd, self.ring._scratch, limit)
+            self._note_read(got, limit)
             if got == -EAGAIN:
                 return None
             if got < 0:
@@ -884,6 +929,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if data is NULL:
             raise MemoryError
         got = self.ring.receive(self._fd, PyBytes_AS_STRING_raw(data), size)
+        self._note_read(got, size)
         if got < 0:
             Py_XDECREF_raw(data)
             if got == -EAGAIN:
@@ -892,11 +938,11 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         more = 0
         if got == size and size < _LARGEST and size < limit:
             more = self.ring.receive(self._fd, self.ring._scratch, limit - size)
+            self._note_read(more, limit - size)
         if more < 0 and more != -EAGAIN:
             # An error is told by the socket once, and behind it comes the end of the stream: the next read tells it.
             self._read_error = <int> -more
-            self._due = True
-            self._loop._ready.append(self)
+            self.come_again()
         if more > 0:
             _PyBytes_Resize(&data, got + more)
             if data is NULL:
@@ -949,10 +995,12 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             size = min(self._expected + _MARGIN, min(_LARGEST, limit))
             PyByteArray_Resize(buffer, place + size)
             got = self.ring.receive(self._fd, PyByteArray_AS_STRING(buffer) + place, size)
+            self._note_read(got, size)
             if got < size:
                 PyByteArray_Resize(buffer, place + max(got, 0))
         if got == size and size < _LARGEST and size < limit:
             more = self.ring.receive(self._fd, self.ring._scratch, limit - size)
+            self._note_read(more, limit - size)
             if size == 0:
                 got = more
         if got == -EAGAIN:
@@ -962,8 +1010,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if size and more < 0 and more != -EAGAIN:
             # (As there.)
             self._read_error = <int> -more
-            self._due = True
-            self._loop._ready.append(self)
+            self.come_again()
         if more > 0:
             PyByteArray_Resize(buffer, place + size + more)
             memcpy(PyByteArray_AS_STRING(buffer) + place + size, self.ring._scratch, more)
@@ -994,12 +1041,14 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             else:
                 # (A buffer may have a method in Python, which may do anything.)
                 got = -EBADF if self._lost() else self.ring.receive(self._fd, view.buf, view.len)
+                self._note_read(got, view.len)
                 PyBuffer_Release(&view)
             if got == -EAGAIN:
                 return 0
             if got < 0:
                 raise os_error(got)
         except (BlockingIOError, InterruptedError):
+            self._more = False
             return 0
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -1543,7 +1592,7 @@ cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
 class _Acceptor(stdlib_transports._Acceptor):
     """The same, by fewer steps for each connection: the socket object is made here, and not asked for anything."""
 
-    __slots__ = ('_kind', '_plain_family', '_nodelay')
+    __slots__ = ('_kind', '_plain_family', '_nodelay', '_is_tcp')
 
     def start(self):
         sock = self._sock
@@ -1551,6 +1600,7 @@ class _Acceptor(stdlib_transports._Acceptor):
         self._kind = (family_of(sock), int(sock.type), sock.proto) if type(sock) is _PlainSocket else None
         self._plain_family = self._kind[0] if self._kind is not None and has_plain_addresses(sock) else 0
         self._nodelay = self._kind in _NODELAY
+        self._is_tcp = self._kind is not None and is_plain_tcp(number_of(sock))
         # Its connections keep their places in it themselves.
         if type(getattr(self._server, '_clients', None)) is weakref.WeakSet and not self._server._clients:
             self._server._clients = Clients()
@@ -1624,7 +1674,8 @@ cdef int _connect(acceptor, conn, bytes addr, context) except -1:
         transport = _ProactorSocketTransport.__new__(_ProactorSocketTransport)
         transport.ring = (<BaseEventLoop> loop).find_ring()
         transport.ring._forget(number)
-        transport._set_up(loop, conn, protocol, None, addr, acceptor._server, context, acceptor._plain_family)
+        transport._set_up(loop, conn, protocol, None, addr, acceptor._server, context, acceptor._plain_family,
+                          acceptor._is_tcp)
         transports[number] = transport
     except (SystemExit, KeyboardInterrupt):
         # A transport that is whole has begun to read: it goes on.

@@ -434,6 +434,7 @@ std::int64_t SimulatedKernel::recvfrom(int fd, void* buffer, std::size_t size, i
   FilePointer file = file_at(fd);
   if (!file) return -EBADF;
   if (!(flags & MSG_DONTWAIT)) violate("recvfrom(2) that may wait");
+  forget_told(fd);
   if (int error = interruption(*file)) return error;
   const std::int64_t result = file->receive(buffer, limited(*file, size), flags, address, length);
   changed();
@@ -684,7 +685,7 @@ int SimulatedKernel::sleep_until_ready(Ring& ring, std::int64_t give_up) {
   std::vector<pollfd> asked;
   for (const Request& request : ring.waiting) {
     const RealFile* file = dynamic_cast<const RealFile*>(request.file.get());
-    if (file == nullptr) continue;
+    if (file == nullptr || request.told) continue;
     held.push_back(request.file);
     asked.push_back({file->descriptor(), static_cast<short>(wanted_events(request)), 0});
   }
@@ -759,11 +760,34 @@ bool SimulatedKernel::start(Ring& ring, const io_uring_sqe& sqe) {
   }
   request.memory = checksum(request);
   int result;
-  if (attempt(request, &result))
-    complete(ring, request, result);
-  else
+  if (!attempt(request, &result)) {
     ring.waiting.push_back(std::move(request));
+  } else if (tell(ring, request, result)) {
+    ring.waiting.push_back(std::move(request));
+  } else {
+    complete(ring, request, result);
+  }
   return true;
+}
+
+// A multishot poll tells what there is, once, and goes on.
+bool SimulatedKernel::tell(Ring& ring, Request& request, int result) {
+  if (!request.multishot() || result <= 0) return false;
+  request.told = true;
+  ring.batch.push_back({request.sqe.user_data, result, IORING_CQE_F_MORE});
+  return true;
+}
+
+// ... and tells of what comes then, as of what is left behind a read: another packet may be meant.
+void SimulatedKernel::forget_told(int read) {
+  for (auto& entry : files_) {
+    Ring* ring = ring_at(entry.first);
+    if (ring == nullptr) continue;
+    for (Request& request : ring->waiting) {
+      if (request.told && (request.sqe.fd == read || !(request.file->events() & wanted_events(request))))
+        request.told = false;
+    }
+  }
 }
 
 void SimulatedKernel::cancel(Ring& ring, std::uint64_t user_data, std::uint64_t target) {
@@ -810,6 +834,7 @@ std::uint32_t SimulatedKernel::wanted_events(const Request& request) const {
 
 bool SimulatedKernel::is_ready(const Request& request) const {
   if (request.cancelled) return true;
+  if (request.told) return false;
   return (request.file->events() & wanted_events(request)) != 0;
 }
 
@@ -903,6 +928,7 @@ void SimulatedKernel::talk_idly(Ring& ring) {
 }
 
 void SimulatedKernel::run_task_work(Ring& ring, bool hold_back) {
+  forget_told(-1);
   talk_idly(ring);
   std::vector<std::list<Request>::iterator> ready;
   for (auto request = ring.waiting.begin(); request != ring.waiting.end(); ++request) {
@@ -912,7 +938,7 @@ void SimulatedKernel::run_task_work(Ring& ring, bool hold_back) {
   for (auto request : ready) {
     int result;
     // The one before may have taken the room.
-    if (!attempt(*request, &result)) continue;
+    if (!attempt(*request, &result) || tell(ring, *request, result)) continue;
     complete(ring, *request, result);
     ring.waiting.erase(request);
   }

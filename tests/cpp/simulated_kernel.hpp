@@ -261,6 +261,8 @@ class SimulatedKernel {
 
   bool may_enter(const Ring& ring) const;
   int submit(Ring& ring, unsigned count);
+  bool tell(Ring& ring, Request& request, int result);
+  void forget_told(int read);
   bool start(Ring& ring, const io_uring_sqe& sqe);
   void cancel(Ring& ring, std::uint64_t user_data, std::uint64_t target);
   void remember(const Ring& ring, std::uint64_t user_data);

@@ -25,8 +25,11 @@ struct SimulatedRequest {
   int thread = 0;
   bool cancelled = false;
   bool reads_memory = true;
+  bool told = false;         // of a multishot poll: what there is
   int said = 0;              // completions with F_MORE
   std::uint64_t memory = 0;  // checksum of what the kernel was told to read
+
+  bool multishot() const { return sqe.opcode == IORING_OP_POLL_ADD && (sqe.len & IORING_POLL_ADD_MULTI) != 0; }
 };
 
 struct SimulatedRing {

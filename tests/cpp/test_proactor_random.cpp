@@ -278,7 +278,7 @@ class Program {
   void start_receive(Line& line) {
     if (!line.open || line.type != Type::kStream || line.receiving != 0) return;
     // In the ring, or in the readiness set, asked for or not: it comes to the same.
-    switch (below(4)) {
+    switch (below(5)) {
       case 0:
         line.receiving = proactor_.start_poll(Kind::kReceive, line.ours, POLLIN);
         break;
@@ -291,6 +291,9 @@ class Program {
         break;
       case 3:
         line.receiving = proactor_.start_lingering_wait(Kind::kReceive, line.ours, POLLIN, false);
+        break;
+      case 4:
+        line.receiving = proactor_.start_multishot(Kind::kReceive, line.ours, POLLIN);
         break;
     }
     check(line.receiving > 0, "start_poll");
