@@ -778,6 +778,7 @@ bool Proactor::next(Completion* completion) noexcept {
   completion->error = operation->error;
   completion->result = operation->result;
   completion->abandoned = (operation->flags & kAbandoned) != 0;
+  completion->kept = (operation->flags & kLive) != 0;
   return true;
 }
 
@@ -863,7 +864,7 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
         break;
       default:
         // Of a ring that several threads may enter: what a poll tells would go on coming to the thread that has armed it.
-        if ((operation->flags & kMultishot) && ring_.single_issuer())
+        if ((operation->flags & kMultishot) && in_flight_ >= keep_polls_from_ && ring_.single_issuer())
           io_uring_prep_poll_multishot(sqe, operation->fd, operation->poll_mask);
         else
           io_uring_prep_poll_add(sqe, operation->fd, operation->poll_mask);

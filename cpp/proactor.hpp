@@ -43,6 +43,7 @@ struct Completion {
   Kind kind = Kind::kNone;
   int error = 0;             // 0 or -errno
   bool abandoned = false;    // the kernel may still hold the buffer: keep it for good
+  bool kept = false;         // a poll of start_multishot() that the kernel has still
   std::int64_t result = 0;   // events of a poll, bytes of a send
 };
 
@@ -50,6 +51,9 @@ class Proactor {
  public:
   // At most so many completions are read in one turn: the loop's other callbacks want theirs.
   static constexpr unsigned kReapLimit = 256;
+  // From here on the kernel keeps polls.  To arm one again costs more than to be told of each packet where their memory
+  // has left the cache by then; of a few, packets that come while nothing is armed are told of for less.
+  static constexpr unsigned kManyPolls = 96;
   // An enter that may copy more than this is worth giving the GIL up for.
   static constexpr std::uint64_t kLargeCopy = 1 << 20;
   // How long a new ring waits for the locked memory of closed ones.
@@ -90,9 +94,11 @@ class Proactor {
 
   // -- Operations.  Each start returns a key (above 0) or -errno. --
   std::int64_t start_poll(Kind kind, int fd, std::uint32_t mask) noexcept;
-  // The same, of a poll that the kernel keeps: its again() costs it nothing.  It tells what comes, and of what is there
-  // once only: whoever is told calls again(), and then reads all that there is.
+  // The same, of a poll that the kernel may keep (Completion::kept): its again() costs it nothing.  It tells what comes,
+  // and of what is there once only: whoever is told calls again(), and then reads all that there is.
   std::int64_t start_multishot(Kind kind, int fd, std::uint32_t mask) noexcept;
+  // So many operations must be in flight when it is armed, or it is armed as any other.
+  void keep_polls_from(unsigned in_flight) noexcept { keep_polls_from_ = in_flight; }
   // As start_poll(), for a descriptor that belongs to the user; in any thread, and at once.
   // `repeated`: it is level-triggered, and its again() costs nothing.  Of one whose file loses its
   // number to another one this is found out when that one is waited for: it ends with -EBADF.
@@ -356,6 +362,7 @@ class Proactor {
   unsigned submission_entries_ = 0;
   unsigned completion_entries_ = 0;
   unsigned in_flight_ = 0;
+  unsigned keep_polls_from_ = kManyPolls;
   unsigned abandoned_ = 0;
   unsigned watched_ = 0;
   unsigned fork_count_ = 0;

@@ -4,17 +4,22 @@
 
 makes another tier the default one, for all loops of a process that has imported this: those of the tests, of
 random_loops.py and of tests/conformance.
+
+The polls of TCP are multishot ones here however few they are, which is the harder case. URINGLOOP_TEST_MULTISHOT_FROM names
+another number of operations in flight from which on they are; "default" leaves it as it is.
 """
 
 import asyncio
 import os
 
 import uringloop
-from uringloop import tiers
+from uringloop import _overlapped, tiers
 
 if name := os.environ.get("URINGLOOP_TEST_TRANSPORTS"):
     tiers.module_of(name)
     tiers.DEFAULT = name
+if (number := os.environ.get("URINGLOOP_TEST_MULTISHOT_FROM", "0")) != "default":
+    _overlapped.MULTISHOT_FROM = int(number)
 
 
 def factory_of(tier):

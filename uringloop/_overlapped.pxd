@@ -77,6 +77,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         Kind kind
         int error
         cbool abandoned
+        cbool kept
         int64_t result
 
     cdef cppclass Proactor:
@@ -86,6 +87,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool bound_here()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
         int64_t start_multishot(Kind kind, int fd, uint32_t mask)
+        void keep_polls_from(unsigned in_flight)
         int64_t start_wait(Kind kind, int fd, uint32_t mask, cbool repeated)
         int64_t start_lingering_wait(Kind kind, int fd, uint32_t mask, cbool same_file)
         cbool trusts_files()

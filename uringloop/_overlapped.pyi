@@ -6,6 +6,7 @@ from typing import Any, Self
 from typing_extensions import Buffer, disjoint_base
 
 AGES: tuple[float, ...]
+MULTISHOT_FROM: int
 
 @disjoint_base
 class Ring:

@@ -111,6 +111,10 @@ cdef int64_t LOOK_SHARE = 100
 cdef int64_t TRUST = 50_000_000
 cdef int64_t LONGEST_TRUST = 250_000_000
 
+# How many operations must be in flight for the kernel to keep a multishot poll: see Proactor::kManyPolls, which this is
+# to begin with. Tests set it, for the rings that are made from then on.
+MULTISHOT_FROM = 96
+
 # A multishot poll tells of what comes. What it has told, and nobody has read to its end, it tells no more: an interrupt
 # may have come between, and a read that gets less than it asked for stops at an urgent byte, too. So whoever was told
 # looks once more, TRUST behind the last one where the loop would sleep, and LONGEST_TRUST behind the first one where not.
@@ -338,6 +342,7 @@ cdef class Ring:
         self._small_sends_before = 2
         self._kernel = kernel
         self._proactor = new Proactor(calls[0])
+        self._proactor.keep_polls_from(MULTISHOT_FROM)
         self._scratch = PyMem_RawMalloc(self._scratch_size)
         if self._scratch is NULL:
             raise MemoryError
@@ -868,8 +873,8 @@ cdef class Ring:
     cdef uint64_t start_poll(self, Owner owner, int fd, unsigned multishot) except 0:
         """Have the owner told when fd is readable; a key.
 
-        multishot: events to be told of, by a poll that the kernel keeps, to an owner who reads all that there is
-        whenever he is told; 0 for none.
+        multishot: events to be told of, by a poll that the kernel may keep, to an owner who reads all that there is
+        whenever one that was kept tells him; 0 for none.
         """
         cdef int64_t key
         self._check()

@@ -37,6 +37,7 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef readonly bint _paused
     cdef bint _due               # it stands in the loop's _ready, and has something to read
     cdef bint _is_tcp            # a read that gets less than it asked for has got all there is
+    cdef bint _kept              # the kernel has kept the poll that has told: it does not tell the same again
     cdef bint _more              # there may be something to read of which the poll tells no more
     cdef bint _doubted           # the ring knows that it has to look again
     cdef bint _ends              # the poll has told of an end or an error, which comes behind what there is to read

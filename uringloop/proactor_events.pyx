@@ -641,7 +641,8 @@ cdef class _ProactorBasePipeTransport:
         else:
             if completion.result & _ENDS:
                 self._ends = True
-            if self._is_tcp and not self._doubted:
+            self._kept = completion.kept
+            if self._kept and not self._doubted:
                 self._doubted = True
                 self.ring.doubt(completion.key)
             # Whatever became of the last time: an interrupt may have come before it was run.
@@ -653,7 +654,7 @@ cdef class _ProactorBasePipeTransport:
         if not self._due:
             return 0
         self._due = False
-        if not self._is_tcp:
+        if not self._kept:
             return self._run_in(self._read_context, False)
         # Until a read has found the end of what there is; whatever keeps it from that, it comes again.
         self._more = True

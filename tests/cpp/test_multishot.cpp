@@ -3,6 +3,8 @@
 #include <poll.h>
 #include <string.h>
 
+#include <vector>
+
 #include "proactor.hpp"
 #include "support.hpp"
 
@@ -12,6 +14,7 @@ namespace {
 // One on a connection, armed; what completes is taken by hand.
 struct Told : Simulation {
   explicit Told(Rung rung = Rung::kDeferTaskrun) : Simulation(rung) {
+    proactor.keep_polls_from(0);
     auto [first, second] = kernel.stream_pair();
     ours = first;
     theirs = second;
@@ -29,6 +32,7 @@ struct Told : Simulation {
     CHECK(static_cast<std::int64_t>(completion.key) == key);
     CHECK(state(key) == State::kTaken);
     error = completion.error;
+    kept = completion.kept;
     return completion.result;
   }
   // A turn brings nothing.
@@ -45,6 +49,7 @@ struct Told : Simulation {
   void release() { proactor.release(static_cast<std::uint64_t>(key)); }
 
   int ours = -1, theirs = -1, error = 0;
+  bool kept = false;
   std::int64_t key = 0;
   std::uint64_t submissions = 0;
 };
@@ -55,6 +60,7 @@ TEST_CASE("start_multishot: tells again and again, and is submitted once") {
     told.kernel.put(told.theirs, bytes);
     CHECK(told.next() == POLLIN);
     CHECK(told.error == 0);
+    CHECK(told.kept);
     CHECK(told.again() == 0);
     CHECK(told.state(told.key) == State::kInFlight);
     CHECK(told.read() == bytes);
@@ -179,6 +185,31 @@ TEST_CASE("start_multishot: a ring that several threads may enter polls once") {
     CHECK(told.quiet());
     CHECK(told.proactor.submissions() == told.submissions + 1);
   }
+}
+
+TEST_CASE("keep_polls_from: polls are kept while so many are in flight") {
+  Simulation simulation;
+  simulation.proactor.keep_polls_from(3);
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  std::vector<std::uint64_t> keys;
+  for (int count = 0; count < 5; ++count)
+    keys.push_back(static_cast<std::uint64_t>(simulation.proactor.start_multishot(Kind::kReceive, ours, POLLIN)));
+  simulation.turn();
+  simulation.kernel.put(theirs, "abc");
+  for (int round = 0; round < 2; ++round) {
+    simulation.proactor.turn(0);
+    std::vector<bool> kept;
+    Completion completion;
+    while (simulation.proactor.next(&completion)) {
+      kept.push_back(completion.kept);
+      CHECK(simulation.proactor.again(completion.key) == 0);
+    }
+    // The first ones are armed again with two others in flight, and then three.
+    if (round == 0) CHECK(kept == std::vector<bool>{false, false, false, true, true});
+    if (round == 1) CHECK(kept == std::vector<bool>{false, true, true});
+  }
+  for (std::uint64_t key : keys) simulation.proactor.cancel(key);
+  simulation.collector.until([&] { return simulation.proactor.in_flight() == 0; });
 }
 
 TEST_CASE("bind_thread: a multishot poll goes on, on the fresh ring") {
