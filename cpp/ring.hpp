@@ -35,8 +35,8 @@ class Counter {
 
 class Ring {
  public:
-  static constexpr unsigned kSubmissionEntries = 512;
-  static constexpr unsigned kCompletionEntries = 2048;
+  static constexpr unsigned kSubmissionEntries = 128;
+  static constexpr unsigned kCompletionEntries = 512;
 
   explicit Ring(const Kernel& kernel) noexcept : kernel_(&kernel) { forget(); }
   ~Ring() { close(); }

@@ -64,7 +64,7 @@ def test_doctor_where_io_uring_works():
     assert found["rung"] in (0, 1, 2)
     assert {"SUBMIT_ALL", "CQSIZE"} <= set(found["setup_flags"])
     assert found["operations"] == ["POLL_ADD", "ASYNC_CANCEL", "SEND", "SENDMSG", "WRITE"] and found["refused"] == []
-    assert found["memory_per_loop"] == 69632
+    assert found["memory_per_loop"] == 20480
     assert found["kernel"] == os.uname().release
 
 
@@ -163,9 +163,9 @@ def test_examine_an_old_kernel(make_proc):
 def test_examine_memlock(make_proc):
     machine = Simulation(1)
     machine.kernel.set_limit("setup_error", errno.ENOMEM)
-    found, text = examine(machine.kernel, proc=make_proc(caps=NO_CAPS), getrlimit=limits(MEMLOCK=65536))
-    assert (found["cause"], found["memlock"]) == ("memlock", 65536)
-    assert "RLIMIT_MEMLOCK allows 65536 bytes" in text and "one ring needs 69632 bytes" in text
+    found, text = examine(machine.kernel, proc=make_proc(caps=NO_CAPS), getrlimit=limits(MEMLOCK=16384))
+    assert (found["cause"], found["memlock"]) == ("memlock", 16384)
+    assert "RLIMIT_MEMLOCK allows 16384 bytes" in text and "one ring needs 20480 bytes" in text
 
 
 @pytest.mark.parametrize("name, opcode, way", [
@@ -212,7 +212,7 @@ def test_examine_notes_what_could_be_better(make_proc):
     machine = Simulation(1)
     found, text = examine(machine.kernel, proc=make_proc(disabled=1), getrlimit=limits(MEMLOCK=200_000))
     assert found["works"] is True
-    assert "is enough for 2 loops of this user" in text
+    assert "is enough for 9 loops of this user" in text
     assert "kernel.io_uring_disabled is 1: other users" in text
 
 

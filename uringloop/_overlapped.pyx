@@ -80,10 +80,10 @@ cdef extern from "ring.hpp" namespace "uring" nogil:
         @staticmethod
         size_t memory_needed(unsigned sq_entries, unsigned cq_entries)
 
-# Small enough for 64 loops in the usual 8 MiB of locked memory, large enough for the tick of a
-# thousand busy connections.
-cdef unsigned SQ_ENTRIES = 512
-cdef unsigned CQ_ENTRIES = 2048
+# Small enough for 400 loops in the usual 8 MiB of locked memory, and to be made in the time in which others make theirs;
+# large enough for what a turn reaps, as one of a thousand busy connections does.
+cdef unsigned SQ_ENTRIES = 128
+cdef unsigned CQ_ENTRIES = 512
 # IORING_MAX_ENTRIES, and twice as many completions.
 cdef unsigned MOST_SQ_ENTRIES = 32768
 cdef unsigned MOST_CQ_ENTRIES = 65536

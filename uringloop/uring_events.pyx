@@ -660,9 +660,9 @@ cdef class IouringProactor(Selector):
     kernel: for tests, a capsule of system calls, see _overlapped.Ring.
     spin_us: microseconds, 0 (the default) to 1,000: how long a turn that has nothing to do looks for completions
     before it sleeps. What comes within that time is told sooner; a core is busy as long.
-    sq_entries: how many operations one enter submits, 1 to 32,768, default 512; rounded up to a power of two.
+    sq_entries: how many operations one enter submits, 1 to 32,768, default 128; rounded up to a power of two.
     With more in a tick there are more enters.
-    cq_entries: how many completions the kernel's queue holds, sq_entries to 65,536, default 2,048, or twice
+    cq_entries: how many completions the kernel's queue holds, sq_entries to 65,536, default 512, or twice
     sq_entries where that is more; rounded up. More wait in the kernel's own memory. Locked memory: 64 bytes a
     submission and 16 a completion.
     receive_buffer: bytes, 4,096 to 16,777,216, default 262,144: what receives go through, in ordinary memory. A
