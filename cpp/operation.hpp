@@ -108,6 +108,7 @@ struct Operation {
   std::uint32_t run = 0;  // in which thread's turn it was armed: see Proactor::bind_thread()
   std::int32_t cancel_error = 0;  // -errno that a cancelled operation ends with
   std::uint16_t retries = 0;  // re-arms in a row without progress
+  std::uint8_t armed = 0;     // of a kMultishot: how often, up to Proactor::kKeptAfter
   Kind kind = Kind::kNone;
   State state = State::kFree;
   std::uint16_t flags = 0;

@@ -833,6 +833,17 @@ void Proactor::release(std::uint64_t key) noexcept {
 
 // -- a turn --
 
+bool Proactor::is_to_be_kept(Operation* operation) noexcept {
+  // Of a ring that several threads may enter: what a poll tells would go on coming to the thread that has armed it.
+  if (!(operation->flags & kMultishot) || !ring_.single_issuer()) return false;
+  if (keep_polls_from_ == 0) return true;
+  if (operation->armed < kKeptAfter) {
+    ++operation->armed;
+    return false;
+  }
+  return in_flight_ >= keep_polls_from_;
+}
+
 void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
   const char* rest = static_cast<const char*>(operation->buffer) + operation->done;
   std::uint64_t left = operation->length - operation->done;
@@ -863,8 +874,7 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
         if (!(operation->flags & kMayWait)) sqe->rw_flags = RWF_NOWAIT;
         break;
       default:
-        // Of a ring that several threads may enter: what a poll tells would go on coming to the thread that has armed it.
-        if ((operation->flags & kMultishot) && in_flight_ >= keep_polls_from_ && ring_.single_issuer())
+        if (is_to_be_kept(operation))
           io_uring_prep_poll_multishot(sqe, operation->fd, operation->poll_mask);
         else
           io_uring_prep_poll_add(sqe, operation->fd, operation->poll_mask);

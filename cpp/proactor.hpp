@@ -51,7 +51,9 @@ class Proactor {
  public:
   // At most so many completions are read in one turn: the loop's other callbacks want theirs.
   static constexpr unsigned kReapLimit = 256;
-  // From here on the kernel keeps polls.  To arm one again costs more than to be told of each packet where their memory
+  // So often a poll is armed before the kernel keeps it: of a connection that is over soon it would have to be cancelled.
+  static constexpr std::uint8_t kKeptAfter = 3;
+  // And so many operations are in flight then.  To arm one again costs more than to be told of each packet where their memory
   // has left the cache by then; of a few, packets that come while nothing is armed are told of for less.
   static constexpr unsigned kManyPolls = 96;
   // An enter that may copy more than this is worth giving the GIL up for.
@@ -97,7 +99,7 @@ class Proactor {
   // The same, of a poll that the kernel may keep (Completion::kept): its again() costs it nothing.  It tells what comes,
   // and of what is there once only: whoever is told calls again(), and then reads all that there is.
   std::int64_t start_multishot(Kind kind, int fd, std::uint32_t mask) noexcept;
-  // So many operations must be in flight when it is armed, or it is armed as any other.
+  // It does where so many operations are in flight, and it has been armed kKeptAfter times before; with 0, from the first on.
   void keep_polls_from(unsigned in_flight) noexcept { keep_polls_from_ = in_flight; }
   // As start_poll(), for a descriptor that belongs to the user; in any thread, and at once.
   // `repeated`: it is level-triggered, and its again() costs nothing.  Of one whose file loses its
@@ -308,6 +310,7 @@ class Proactor {
   void tell_ready(int fd, std::uint32_t events) noexcept;
   bool fill_cancels() noexcept;
   unsigned read_completions(unsigned limit) noexcept;
+  bool is_to_be_kept(Operation* operation) noexcept;
   void arm(Operation* operation, io_uring_sqe* sqe) noexcept;
   bool goes_by_call(const Operation* operation) const noexcept;
   bool call(Operation* operation) noexcept;
