@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from support import Buffered, Recorder, closed, turns, until
+from support import Buffered, Recorder, closed, tcp_pair, turns, until
+from uringloop import _overlapped
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "differences.md"
 
@@ -302,3 +303,21 @@ async def test_b12_stream_that_was_read_empty(loop, pair, ours):
     order.append("received")
     await turns(1)
     assert order == (["callback", "received"] if ours else ["received", "callback"])
+
+
+async def test_b13_bytes_behind_an_urgent_one(loop, connect, stack, native):
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    ours.setblocking(False)
+    transport, protocol = await connect(ours)
+    theirs.send(b"before")
+    await until(lambda: protocol.data == b"before")
+    theirs.send(b"one")
+    theirs.send(b"!", socket.MSG_OOB)
+    theirs.send(b"two")
+    await turns(20)
+    # With few connections the kernel keeps a poll in tests only.
+    kept = native and _overlapped.MULTISHOT_FROM == 0
+    assert protocol.data == (b"beforeone" if kept else b"beforeonetwo")
+    await until(lambda: protocol.data == b"beforeonetwo")
+    transport.close()
+    await protocol.lost

@@ -961,6 +961,97 @@ async def test_end_that_comes_with_the_last_bytes(loop, connect, stack):
         assert len(protocol.data) == 1 + size
 
 
+async def test_buffer_that_is_just_large_enough(loop, stack, errors):
+    """Nobody asks for a buffer when there is nothing to put into it."""
+    ours, theirs = stack_of_tcp(stack)
+    asked = []
+
+    class Exact(Buffered):
+        def get_buffer(self, sizehint):
+            asked.append(len(self.data))
+            return self.buffer[len(self.data):]
+
+        def buffer_updated(self, count):
+            self.data += bytes(count)
+
+    transport, protocol = await loop.create_connection(lambda: Exact(100), sock=ours)
+    theirs.send(bytes(60))
+    await until(lambda: len(protocol.data) == 60)
+    theirs.send(bytes(40))
+    await until(lambda: len(protocol.data) == 100)
+    await asyncio.sleep(0.4)
+    assert asked == [0, 60]
+    assert errors == []
+    transport.abort()
+    await protocol.lost
+
+
+async def test_a_flood_is_read_once_a_tick(loop, connect, stack):
+    ours, theirs = stack_of_tcp(stack)
+    transport, protocol = await connect(ours)
+    reads = 0
+
+    def data_received(data):
+        nonlocal reads
+        reads += 1
+        # Of what it has made room for, more comes at once.
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                theirs.send(bytes(65536))
+
+    protocol.data_received = data_received
+    theirs.send(b"x")
+    most = 0
+    for _ in range(300):
+        before = reads
+        await asyncio.sleep(0)
+        most = max(most, reads - before)
+    assert reads > 50
+    assert most == 1
+    transport.abort()
+    await protocol.lost
+
+
+async def test_more_to_read_waits_for_its_turn(loop, connect, stack):
+    """What a callback of this tick schedules runs before the next read."""
+    ours, theirs = stack_of_tcp(stack)
+    transport, protocol = await connect(ours)
+    transport.pause_reading()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            theirs.send(bytes(65536))
+    order = []
+
+    def data_received(data):
+        if not order:
+            loop.call_soon(lambda: loop.call_soon(order.append, "scheduled"))
+        order.append("read")
+
+    protocol.data_received = data_received
+    transport.resume_reading()
+    await until(lambda: order.count("read") > 3)
+    # (In the next tick, and in the one behind it.)
+    assert order.index("scheduled") <= 3
+    transport.abort()
+    await protocol.lost
+
+
+async def test_low_water_mark_holds(loop, connect, stack):
+    ours, theirs = stack_of_tcp(stack)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 100)
+    transport, protocol = await connect(ours)
+    theirs.send(bytes(100))
+    await until(lambda: len(protocol.data) == 100)
+    theirs.send(bytes(50))
+    await asyncio.sleep(0.4)
+    assert len(protocol.data) == 100
+    theirs.send(bytes(50))
+    await until(lambda: len(protocol.data) == 200)
+    transport.abort()
+    await protocol.lost
+
+
 @pytest.mark.uringloop_only
 async def test_what_was_told_is_told_again(loop, connect, stack):
     """An interrupt may come between the transport's place in _ready and its read."""

@@ -232,6 +232,8 @@ cdef class Ring:
     cdef int64_t _look_due      # when wait() may look at all watched ones again
     cdef vector[uint64_t] _told_of  # multishot polls that have told something, of each once, since doubt() ended
     cdef int64_t _doubt_due     # when it has to end
+    cdef vector[uint64_t] _doubtful  # polls behind which there may be something to read, of which they do not tell
+    cdef vector[uint64_t] _readable  # those of them behind which there is
     cdef object __weakref__
 
     cdef int _size_queues(self, sq_entries, cq_entries) except -1
@@ -267,6 +269,9 @@ cdef class Ring:
     cdef int64_t _look(self, bint sleep, int64_t timeout_ns)
     cdef int _look_at(self, unsigned count)
     cdef int doubt(self, uint64_t key) except -1
+    cdef int ask_again(self, uint64_t key) except -1
+    cdef bint _ask(self) except -1
+    cdef int _tell_again(self) except -1
     cdef bint _end_doubt(self) except -1
     cdef int _send_queued(self) except -1
     cdef int _close(self) except -1
@@ -291,8 +296,10 @@ cdef class Owner:
     # Send now what it has gathered for Ring.send_soon(), and return true if the loop has to run it then. It must
     # not call into Python, either.
     cdef bint send_gathered(self) except -1
-    # Something may be there to read of which a multishot poll does not tell.
-    cdef int look_again(self) except -1
+    # There is something to read of which its poll has told before, and does not tell again.
+    cdef int tell_again(self, uint64_t key) except -1
+    # Of what its poll tells from now on, Ring.doubt() is to know.
+    cdef int end_doubt(self) except -1
     # True when the descriptor that its operations work on is no longer its own.
     cdef bint _lost(self)
 

@@ -53,6 +53,11 @@ cdef extern from "<errno.h>":
 
 cdef extern from "<poll.h>":
     int POLLIN, POLLOUT
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout)
 
 cdef extern from "<sys/socket.h>":
     cdef struct sockaddr:
@@ -116,8 +121,8 @@ cdef int64_t LONGEST_TRUST = 250_000_000
 MULTISHOT_FROM = 96
 
 # A multishot poll tells of what comes. What it has told, and nobody has read to its end, it tells no more: an interrupt
-# may have come between, and a read that gets less than it asked for stops at an urgent byte, too. So whoever was told
-# looks once more, TRUST behind the last one where the loop would sleep, and LONGEST_TRUST behind the first one where not.
+# may have come between, and a read that gets less than it asked for stops at an urgent byte, too. So it is asked once more
+# of whoever was told, TRUST behind the last one where the loop would sleep, and LONGEST_TRUST behind the first one where not.
 
 # How long a new ring waits for the locked memory of closed ones, and how long at first, in nanoseconds.
 cdef int64_t MEMORY_PATIENCE = 1_000_000_000
@@ -648,6 +653,7 @@ cdef class Ring:
         cdef int error
         cdef bint sleep
         cdef bint trusting
+        cdef bint napped
         cdef bint bound = False
         if PyThread_get_thread_ident() != self._thread:
             self._bind()
@@ -668,6 +674,8 @@ cdef class Ring:
                 nap_ns = TRUST
             error = proactor.prepare()
             sleep = sleep and proactor.idle()
+            # (To spin is not to sleep: it is over in no time.)
+            napped = False
             if error == 0:
                 if sleep and spin_ns:
                     if 0 < nap_ns < spin_ns:
@@ -678,6 +686,7 @@ cdef class Ring:
                     self._asleep = False
                     spin_ns = 0
                 elif sleep or proactor.large_copy():
+                    napped = sleep
                     self._asleep = True
                     with nogil:
                         error = proactor.enter(sleep, nap_ns)
@@ -685,7 +694,7 @@ cdef class Ring:
                 elif proactor.must_enter():
                     error = proactor.enter(False, 0)
             proactor.reap()
-            if trusting and sleep and not proactor.has_completions() or proactor.has_trusted_for(LONGEST_TRUST):
+            if trusting and napped and not proactor.has_completions() or proactor.has_trusted_for(LONGEST_TRUST):
                 proactor.check_files()
             if error == -EEXIST and not bound:
                 # The thread that the ring belongs to has ended, and this one got its identity.
@@ -704,7 +713,7 @@ cdef class Ring:
                 # A handler may have come back in a forked child.
                 self._check()
             if not self._told_of.empty() and (
-                    trusting and sleep and not proactor.has_completions() or proactor.now() >= self._doubt_due):
+                    trusting and napped and not proactor.has_completions() or proactor.now() >= self._doubt_due):
                 if self._end_doubt():
                     proactor.take_wake()
                     return 0
@@ -731,32 +740,72 @@ cdef class Ring:
         """True when a turn that does not sleep would find, and do, nothing."""
         cdef Proactor* proactor = self._proactor
         return (PyThread_get_thread_ident() == self._thread and PyList_GET_SIZE(self._senders) == 0
-                and self._told_of.empty() and proactor.at_rest() and proactor.watched() == 0)
+                and self._told_of.empty() and self._doubtful.empty() and self._readable.empty()
+                and proactor.at_rest() and proactor.watched() == 0)
 
     cdef bint has_completions(self) noexcept:
         return self._proactor.has_completions()
 
     cdef int doubt(self, uint64_t key) except -1:
-        """A multishot poll has told something: its owner shall look again, some time."""
+        """A multishot poll has told something: it is asked again some time, whether there is more."""
         if self._told_of.empty():
             self._doubt_due = self._proactor.now() + LONGEST_TRUST
         self._told_of.push_back(key)
         return 0
 
+    cdef int ask_again(self, uint64_t key) except -1:
+        """Have the owner of a poll told in the next turn, if there is something to read."""
+        self._doubtful.push_back(key)
+        return 0
+
+    cdef bint _ask(self) except -1:
+        """Ask of all that are in doubt, as a selector would; true if there is something to read."""
+        cdef vector[uint64_t] keys
+        cdef vector[pollfd] asked
+        cdef pollfd one
+        cdef uint64_t key
+        cdef size_t place
+        cdef int found
+        one.events = <short> POLLIN
+        one.revents = 0
+        for key in self._doubtful:
+            if self._proactor.peek(<uint32_t> key).key() == key:
+                one.fd = self._proactor.peek(<uint32_t> key).fd
+                asked.push_back(one)
+                keys.push_back(key)
+        self._doubtful.clear()
+        if not asked.empty():
+            found = poll(asked.data(), asked.size(), 0)
+            for place in range(asked.size()):
+                # (Without memory it says nothing: whoever reads finds out.)
+                if found < 0 or asked[place].revents:
+                    self._readable.push_back(keys[place])
+        return not self._readable.empty()
+
+    cdef int _tell_again(self) except -1:
+        """Tell the owners of what _ask() has found."""
+        cdef vector[uint64_t] keys
+        cdef uint64_t key
+        if self._readable.empty():
+            return 0
+        keys.swap(self._readable)
+        for key in keys:
+            owner = self._slots[<uint32_t> key]
+            if owner is not None:
+                (<Owner> owner).tell_again(key)
+        return 0
+
     cdef bint _end_doubt(self) except -1:
-        """Have all look again who have been told something; false if there are none any more."""
+        """Ask of all who have been told something; true if there is something to read."""
         cdef vector[uint64_t] told
         cdef uint64_t key
-        cdef Owner owner
-        cdef bint found = False
         told.swap(self._told_of)
         for key in told:
-            if self._proactor.peek(<uint32_t> key).key() == key:
-                owner = self._slots[<uint32_t> key]
-                if owner is not None:
-                    owner.look_again()
-                    found = True
-        return found
+            owner = self._slots[<uint32_t> key]
+            if owner is not None and self._proactor.peek(<uint32_t> key).key() == key:
+                (<Owner> owner).end_doubt()
+                self._doubtful.push_back(key)
+        return self._ask()
 
     cdef int _check_queued(self) except -1:
         """End what is about to be submitted on a descriptor that its owner has closed.
@@ -1119,7 +1168,10 @@ cdef class Owner:
     cdef bint send_gathered(self) except -1:
         raise NotImplementedError
 
-    cdef int look_again(self) except -1:
+    cdef int tell_again(self, uint64_t key) except -1:
+        raise NotImplementedError
+
+    cdef int end_doubt(self) except -1:
         raise NotImplementedError
 
     cdef bint _lost(self):

@@ -50,7 +50,6 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _end_soon(self, exc) except -1
     cdef int _begin_reading(self, context) except -1
     cdef int _start_reading(self, context=*) except -1
-    cdef int come_again(self) except -1
     cdef int _note_read(self, int64_t got, int64_t size) noexcept
     cdef int _stop_reading(self) except -1
     cdef int _check_loop(self) except -1

@@ -125,7 +125,7 @@ cdef Py_ssize_t _gather_all = GATHER_ALL
 # find out by the last one costs less.)
 cdef int _ASKED = 8
 # What a multishot poll is to tell of. Where there is one of _ENDS, something comes behind what a read has got, though it
-# asked for more: an end, an error, bytes behind an urgent one. (There may be no packet behind it that would be told.)
+# asked for more: an end, an error. (Bytes behind an urgent one as well, but what is told with POLLPRI is told of every packet.)
 cdef int _ENDS = POLLRDHUP | POLLHUP | POLLERR
 cdef int _EVENTS = POLLIN | POLLRDHUP
 # As the transports' max_size.
@@ -662,7 +662,7 @@ cdef class _ProactorBasePipeTransport:
             self._run_in(self._read_context, False)
         finally:
             if self._more and self._read_key:
-                self.come_again()
+                self.ring.ask_again(self._read_key)
         return 0
 
     cdef int _note_read(self, int64_t got, int64_t size) noexcept:
@@ -671,16 +671,17 @@ cdef class _ProactorBasePipeTransport:
             self._more = False
         return 0
 
-    cdef int look_again(self) except -1:
-        self._doubted = False
-        if self._read_key:
-            self.come_again()
+    cdef int tell_again(self, uint64_t key) except -1:
+        # (Not if it was told in this turn already.)
+        if key == self._read_key and not self._due:
+            self._due = True
+            (<BaseEventLoop> self._loop).add_ready(self)
         return 0
 
-    cdef int come_again(self) except -1:
-        """Stand in _ready once more."""
-        self._due = True
-        return (<BaseEventLoop> self._loop).add_ready(self)
+    cdef int end_doubt(self) except -1:
+        # (That it stands in _ready may be over, without it.)
+        self._doubted = self._due = False
+        return 0
 
     cdef int _run_in(self, context, bint flush) except -1:
         """Read, or tell of a send that has failed, as a Handle would run it."""
@@ -943,7 +944,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if more < 0 and more != -EAGAIN:
             # An error is told by the socket once, and behind it comes the end of the stream: the next read tells it.
             self._read_error = <int> -more
-            self.come_again()
+            self.ring.ask_again(self._read_key)
         if more > 0:
             _PyBytes_Resize(&data, got + more)
             if data is NULL:
@@ -1011,7 +1012,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if size and more < 0 and more != -EAGAIN:
             # (As there.)
             self._read_error = <int> -more
-            self.come_again()
+            self.ring.ask_again(self._read_key)
         if more > 0:
             PyByteArray_Resize(buffer, place + size + more)
             memcpy(PyByteArray_AS_STRING(buffer) + place + size, self.ring._scratch, more)

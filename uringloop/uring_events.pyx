@@ -1002,6 +1002,8 @@ cdef class IouringProactor(Selector):
         cdef int64_t now, woken
         if ring.send_gathered():
             ns = 0
+        if not ring._doubtful.empty() and ring._ask():
+            ns = 0
         if ns != 0 and isinstance(self._loop, BaseEventLoop) and not (<BaseEventLoop> self._loop).may_sleep():
             ns = 0
         if ns > 0:
@@ -1014,11 +1016,10 @@ cdef class IouringProactor(Selector):
                 self._timer_due = woken + TIMER_INTERVAL
         else:
             ring._wait(ns)
-        if not ring.has_completions():
-            return 0
-        ov = ring._next()
+        ov = ring._next() if ring.has_completions() else None
         if ov is None:
             # All were native transports'.
+            ring._tell_again()
             return 0
         # Once a turn: no callback of the loop's runs in between.
         cdef bint is_plain = _is_plain(self._loop)
@@ -1071,6 +1072,7 @@ cdef class IouringProactor(Selector):
                 if not stay:
                     ov._leave()
             ov = ring._next()
+        ring._tell_again()
 
     # stdlib: IocpProactor._stop_serving
     def _stop_serving(self, obj):
