@@ -1130,6 +1130,40 @@ def test_writes_of_a_thread_while_the_loop_sends(loop, pair):
         assert data.count(b"x") == 14000
 
 
+def test_fork_of_another_thread_while_something_is_gathered(loop, pair):
+    """It leaves once: the child has a copy of what its parent is about to send."""
+    ours, theirs = pair
+
+    async def main():
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
+        transport.write(b"once")
+        pids = []
+
+        def fork():
+            pid = os.fork()
+            if not pid:
+                status = 1
+                try:
+                    transport.close()
+                    with contextlib.suppress(Exception):
+                        loop._proactor._submit()
+                    status = 0
+                finally:
+                    os._exit(status)
+            pids.append(pid)
+
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+        assert os.waitpid(pids[0], 0)[1] == 0
+        await turns(3)
+        assert theirs.recv(100) == b"once"
+        transport.close()
+        await protocol.lost
+
+    loop.run_until_complete(main())
+
+
 @pytest.mark.uringloop_only
 def test_write_in_a_forked_child(loop, pair):
     """It goes out at once, as on the selector loop: the child has no ring."""

@@ -112,17 +112,16 @@ cdef int64_t LOOK_INTERVAL = 10_000_000
 cdef int64_t LOOK_SHARE = 100
 
 # How long a sleep may be while a wait has begun on trust, and how long it is trusted where nobody sleeps so long:
-# see Ring._knows().
+# see Ring._knows().  And so long with multishot polls, which tell of what comes. What one has told, and nobody has read to its
+# end, it tells no more: an interrupt may have come between, and a read that gets less than it asked for stops at an urgent byte,
+# too. So it is asked once more of whoever was told, TRUST behind the last one where the loop would sleep, and LONGEST_TRUST
+# behind the first one where not.
 cdef int64_t TRUST = 50_000_000
 cdef int64_t LONGEST_TRUST = 250_000_000
 
 # How many operations must be in flight for the kernel to keep a multishot poll: see Proactor::kManyPolls, which this is
 # to begin with. Tests set it, for the rings that are made from then on.
 MULTISHOT_FROM = 96
-
-# A multishot poll tells of what comes. What it has told, and nobody has read to its end, it tells no more: an interrupt
-# may have come between, and a read that gets less than it asked for stops at an urgent byte, too. So it is asked once more
-# of whoever was told, TRUST behind the last one where the loop would sleep, and LONGEST_TRUST behind the first one where not.
 
 # How long a new ring waits for the locked memory of closed ones, and how long at first, in nanoseconds.
 cdef int64_t MEMORY_PATIENCE = 1_000_000_000
@@ -1011,6 +1010,9 @@ cdef class Ring:
         if PyList_GET_SIZE(senders) == 0:
             return False
         self._senders = []
+        if self._is_forked():
+            # It is the parent's, and its thread sends it.
+            return False
         try:
             while done < PyList_GET_SIZE(senders):
                 owner = senders[done]
@@ -1311,6 +1313,8 @@ cdef class Overlapped(Owner):
     def take_back(self, take):
         """Give up a send that the kernel has not got; False if it may have it, or has had all of it.
 
+        In a forked child nothing is left of it.
+
         take: called with what is left to send.  No interrupt comes between, if it is a builtin.
         """
         cdef const Operation* operation
@@ -1319,6 +1323,10 @@ cdef class Overlapped(Owner):
         operation = self.ring._proactor.peek(<uint32_t> self._key)
         if operation.state != State.kQueued:
             return False
+        if self.ring._is_forked():
+            # It is the parent's, and its thread sends it.
+            self.pending = False
+            return True
         data = <object> self._view.obj
         take(memoryview(data)[operation.done:] if operation.done else data)
         self.cancel()

@@ -1256,7 +1256,8 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 
     cdef bint _flush(self) except -1:
         data, self._gathered = self._gathered, None
-        if data is not None:
+        # (In a forked child it is the parent's.)
+        if data is not None and not self.ring._is_forked():
             self._send(data, len(data))
         if self._send_error:
             error = os_error(-self._send_error)
