@@ -1171,10 +1171,10 @@ cdef class Owner:
         raise NotImplementedError
 
     cdef int tell_again(self, uint64_t key) except -1:
-        raise NotImplementedError
+        return 0
 
     cdef int end_doubt(self) except -1:
-        raise NotImplementedError
+        return 0
 
     cdef bint _lost(self):
         return False

@@ -456,7 +456,7 @@ cdef class _ProactorBasePipeTransport:
         finally:
             # A close() that was interrupted has not come to it, and may be called again.
             self._called_connection_lost = self._closing = True
-            self._conn_lost += 1
+            self._conn_lost = max(self._conn_lost, 1)
             self._stop_reading()
             server, self._server = self._server, None
             # T3

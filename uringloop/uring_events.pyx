@@ -1002,7 +1002,10 @@ cdef class IouringProactor(Selector):
         cdef int64_t now, woken
         if ring.send_gathered():
             ns = 0
-        if not ring._doubtful.empty() and ring._ask():
+        if not ring._doubtful.empty():
+            ring._ask()
+        if not ring._readable.empty():
+            # (Of this turn, or of one that was interrupted.)
             ns = 0
         if ns != 0 and isinstance(self._loop, BaseEventLoop) and not (<BaseEventLoop> self._loop).may_sleep():
             ns = 0
