@@ -80,6 +80,8 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool kept
         int64_t result
 
+    const unsigned kManyPolls "uring::Proactor::kManyPolls"
+
     cdef cppclass Proactor:
         Proactor(const Kernel& kernel)
         int init(const Features& features, unsigned sq_entries, unsigned cq_entries, int64_t patience_ns)

@@ -119,9 +119,9 @@ cdef int64_t LOOK_SHARE = 100
 cdef int64_t TRUST = 50_000_000
 cdef int64_t LONGEST_TRUST = 250_000_000
 
-# How many operations must be in flight for the kernel to keep a multishot poll: see Proactor::kManyPolls, which this is
-# to begin with. Tests set it, for the rings that are made from then on.
-MULTISHOT_FROM = 96
+# How many operations must be in flight for the kernel to keep a multishot poll. Tests set it, for the rings that are
+# made from then on.
+MULTISHOT_FROM = kManyPolls
 
 # How long a new ring waits for the locked memory of closed ones, and how long at first, in nanoseconds.
 cdef int64_t MEMORY_PATIENCE = 1_000_000_000
