@@ -85,16 +85,6 @@ void OperationTable::release(Operation* operation) noexcept {
   push(&free_, operation);
 }
 
-Operation* OperationTable::find(std::uint64_t key) noexcept {
-  const std::uint32_t slot = static_cast<std::uint32_t>(key);
-  if (slot < capacity()) {
-    Operation* operation = at(slot);
-    if (operation->generation == key >> 32 && operation->state != State::kFree) return operation;
-  }
-  ++stale_keys_;
-  return nullptr;
-}
-
 AddressBlock* OperationTable::allocate_address(Operation* operation) noexcept {
   constexpr std::size_t kBlocks = 64;
   if (operation->address != nullptr) return operation->address;
@@ -116,45 +106,6 @@ AddressBlock* OperationTable::allocate_address(Operation* operation) noexcept {
 void OperationTable::abandon_addresses() noexcept {
   for (auto& slab : address_slabs_) slab.release();
   address_slabs_.clear();
-}
-
-template <OperationTable::Link next, OperationTable::Link previous>
-void OperationTable::append(OperationList* list, Operation* operation) noexcept {
-  operation->*next = kNoSlot;
-  operation->*previous = list->tail;
-  if (list->tail != kNoSlot)
-    at(list->tail)->*next = operation->slot;
-  else
-    list->head = operation->slot;
-  list->tail = operation->slot;
-}
-
-template <OperationTable::Link next, OperationTable::Link previous>
-void OperationTable::remove(OperationList* list, Operation* operation) noexcept {
-  if (operation->*previous != kNoSlot)
-    at(operation->*previous)->*next = operation->*next;
-  else
-    list->head = operation->*next;
-  if (operation->*next != kNoSlot)
-    at(operation->*next)->*previous = operation->*previous;
-  else
-    list->tail = operation->*previous;
-  operation->*next = operation->*previous = kNoSlot;
-}
-
-void OperationTable::push(OperationList* list, Operation* operation) noexcept {
-  append<&Operation::next, &Operation::previous>(list, operation);
-}
-
-Operation* OperationTable::pop(OperationList* list) noexcept {
-  if (list->empty()) return nullptr;
-  Operation* operation = at(list->head);
-  unlink(list, operation);
-  return operation;
-}
-
-void OperationTable::unlink(OperationList* list, Operation* operation) noexcept {
-  remove<&Operation::next, &Operation::previous>(list, operation);
 }
 
 void OperationTable::push_cancel(OperationList* list, Operation* operation) noexcept {

@@ -110,4 +110,55 @@ class OperationTable {
   std::uint64_t stale_keys_ = 0;
 };
 
+// In the header: a completion takes a dozen of these steps.
+
+inline Operation* OperationTable::find(std::uint64_t key) noexcept {
+  const std::uint32_t slot = static_cast<std::uint32_t>(key);
+  if (slot < capacity()) {
+    Operation* operation = at(slot);
+    if (operation->generation == key >> 32 && operation->state != State::kFree) return operation;
+  }
+  ++stale_keys_;
+  return nullptr;
+}
+
+template <OperationTable::Link next, OperationTable::Link previous>
+void OperationTable::append(OperationList* list, Operation* operation) noexcept {
+  operation->*next = kNoSlot;
+  operation->*previous = list->tail;
+  if (list->tail != kNoSlot)
+    at(list->tail)->*next = operation->slot;
+  else
+    list->head = operation->slot;
+  list->tail = operation->slot;
+}
+
+template <OperationTable::Link next, OperationTable::Link previous>
+void OperationTable::remove(OperationList* list, Operation* operation) noexcept {
+  if (operation->*previous != kNoSlot)
+    at(operation->*previous)->*next = operation->*next;
+  else
+    list->head = operation->*next;
+  if (operation->*next != kNoSlot)
+    at(operation->*next)->*previous = operation->*previous;
+  else
+    list->tail = operation->*previous;
+  operation->*next = operation->*previous = kNoSlot;
+}
+
+inline void OperationTable::push(OperationList* list, Operation* operation) noexcept {
+  append<&Operation::next, &Operation::previous>(list, operation);
+}
+
+inline Operation* OperationTable::pop(OperationList* list) noexcept {
+  if (list->empty()) return nullptr;
+  Operation* operation = at(list->head);
+  unlink(list, operation);
+  return operation;
+}
+
+inline void OperationTable::unlink(OperationList* list, Operation* operation) noexcept {
+  remove<&Operation::next, &Operation::previous>(list, operation);
+}
+
 }  // namespace uring

@@ -19,8 +19,6 @@ constexpr std::uint64_t kCancelKey = OperationTable::kReservedSlot;
 constexpr std::uint64_t kWakeKey = OperationTable::kReservedSlot + 1;
 constexpr std::uint64_t kReadinessKey = OperationTable::kReservedSlot + 2;
 
-// An SQE's length is 32 bits; a longer send goes out in pieces.
-constexpr std::uint64_t kLongestSend = 1 << 30;
 // The most that sendfile(2) and write(2) move in one call.
 constexpr std::uint64_t kLongestTransfer = 0x7ffff000;
 // A kernel that ends an operation this often without a reason and without progress is broken.
@@ -93,10 +91,6 @@ int Proactor::init(const Features& features, unsigned submission_entries,
   wake_fd_ = fd;
   wake_armed_ = readiness_armed_ = readiness_told_ = false;
   return 0;
-}
-
-bool Proactor::forked() const noexcept {
-  return fork_count_ != kernel_.fork_count(kernel_.self);
 }
 
 bool Proactor::bound_here() const noexcept {
@@ -515,45 +509,7 @@ std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length
   return result == -EAGAIN || result == -EINTR ? 0 : result;
 }
 
-std::int64_t Proactor::send(int fd, const void* buffer, std::uint64_t length) noexcept {
-  return sendto(fd, buffer, length, nullptr, 0);
-}
-
-std::int64_t Proactor::sendto(int fd, const void* buffer, std::uint64_t length,
-                              const void* address, unsigned address_length) noexcept {
-  std::int64_t result;
-  do {
-    result = kernel_.sendto(kernel_.self, fd, buffer,
-                            length < kLongestSend ? length : kLongestSend,
-                            MSG_NOSIGNAL | MSG_DONTWAIT,
-                            address_length == 0 ? nullptr : static_cast<const sockaddr*>(address),
-                            address_length);
-  } while (result == -EINTR);
-  return result;
-}
-
 // -- the work of a ready operation --
-
-std::int64_t Proactor::receive(int fd, void* buffer, std::uint64_t size,
-                               int message_flags) noexcept {
-  return receive_from(fd, buffer, size, message_flags, nullptr, nullptr);
-}
-
-std::int64_t Proactor::receive_from(int fd, void* buffer, std::uint64_t size, int message_flags,
-                                    sockaddr_storage* address,
-                                    unsigned* address_length) noexcept {
-  std::int64_t result;
-  socklen_t length = sizeof(sockaddr_storage);
-  // MSG_DONTWAIT: the socket may be a blocking one.
-  do {
-    length = sizeof(sockaddr_storage);
-    result = kernel_.recvfrom(kernel_.self, fd, buffer, size, message_flags | MSG_DONTWAIT,
-                              reinterpret_cast<sockaddr*>(address),
-                              address == nullptr ? nullptr : &length);
-  } while (result == -EINTR);
-  if (address_length != nullptr) *address_length = result < 0 ? 0 : length;
-  return result;
-}
 
 std::int64_t Proactor::read(int fd, void* buffer, std::uint64_t size) noexcept {
   // A blocking pipe that somebody else was faster on would hold up the whole loop.
@@ -619,7 +575,7 @@ void Proactor::queue_again(Operation* operation) noexcept {
   table_.push(&queued_, operation);
 }
 
-Proactor::Outcome Proactor::outcome_of(const Operation& operation, int result) const noexcept {
+inline Proactor::Outcome Proactor::outcome_of(const Operation& operation, int result) const noexcept {
   const bool sending = owns_buffer(operation.kind);
   const bool polled = !sending || (operation.flags & kPolling);
   if (!polled && result >= 0 && operation.done >= operation.length) return Outcome::kWhole;
@@ -833,7 +789,7 @@ void Proactor::release(std::uint64_t key) noexcept {
 
 // -- a turn --
 
-bool Proactor::is_to_be_kept(Operation* operation) noexcept {
+inline bool Proactor::is_to_be_kept(Operation* operation) noexcept {
   // Of a ring that several threads may enter: what a poll tells would go on coming to the thread that has armed it.
   if (!(operation->flags & kMultishot) || !ring_.single_issuer()) return false;
   if (keep_polls_from_ == 0) return true;
@@ -844,7 +800,7 @@ bool Proactor::is_to_be_kept(Operation* operation) noexcept {
   return in_flight_ >= keep_polls_from_;
 }
 
-void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
+inline void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
   const char* rest = static_cast<const char*>(operation->buffer) + operation->done;
   std::uint64_t left = operation->length - operation->done;
   if (left > kLongestSend) left = kLongestSend;
@@ -889,7 +845,7 @@ void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
 }
 
 // Is it done by a system call, and not by the ring?
-bool Proactor::goes_by_call(const Operation* operation) const noexcept {
+inline bool Proactor::goes_by_call(const Operation* operation) const noexcept {
   if (!owns_buffer(operation->kind) || (operation->flags & kPolling)) return false;
   if (operation->flags & kByCall) return true;
   switch (operation->kind) {
@@ -899,7 +855,7 @@ bool Proactor::goes_by_call(const Operation* operation) const noexcept {
   }
 }
 
-std::int64_t Proactor::call_once(const Operation* operation) noexcept {
+inline std::int64_t Proactor::call_once(const Operation* operation) noexcept {
   const char* rest = static_cast<const char*>(operation->buffer) + operation->done;
   const std::uint64_t left = operation->length - operation->done;
   if (operation->kind == Kind::kWrite) {
@@ -916,7 +872,7 @@ std::int64_t Proactor::call_once(const Operation* operation) noexcept {
 }
 
 // Do a queued operation; false when there is no room for all of it: a poll is to wait for more.
-bool Proactor::call(Operation* operation) noexcept {
+inline bool Proactor::call(Operation* operation) noexcept {
   std::int64_t result;
   do {
     result = call_once(operation);
@@ -952,7 +908,7 @@ bool Proactor::fill_cancels() noexcept {
 }
 
 // Write SQEs until the SQ is full (false) or nothing is left to write.
-bool Proactor::fill() noexcept {
+inline bool Proactor::fill() noexcept {
   if (!fill_cancels()) return false;
   if (!readiness_armed_) {
     io_uring_sqe* sqe = ring_.get_sqe();
@@ -969,7 +925,7 @@ bool Proactor::fill() noexcept {
     wake_armed_ = true;
   }
   if (queued_.empty()) return true;
-  const std::int64_t clock = read_clock();
+  const std::int64_t clock = filled_at_ = read_clock();
   while (!queued_.empty()) {
     Operation* operation = table_.at(queued_.head);
     if (goes_by_call(operation) && call(operation)) continue;
@@ -1019,6 +975,7 @@ int Proactor::prepare() noexcept {
   if (forked()) return -EOWNERDEAD;
   if (refused_to_poll_ != 0) return refused_to_poll_;
   bytes_prepared_ = 0;
+  filled_at_ = 0;
   stalled_ = false;
   refused_ = 0;
   while (!fill()) {
@@ -1049,7 +1006,9 @@ int Proactor::enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_n
   if (before & kInside) return -EEXIST;
   int result = -EBADF;
   if (!(before & kShut)) {
-    const std::int64_t began = wait || spin_ns > 0 ? now() : 0;
+    // (What fill() has read is true to less than what a reading costs.)
+    const std::int64_t began = !wait && spin_ns <= 0 ? 0 : filled_at_ != 0 ? filled_at_ : now();
+    filled_at_ = 0;
     const std::int64_t end = began + spin_ns;
     if (wait) asleep_since_.store(began, std::memory_order_relaxed);
     do {
@@ -1067,7 +1026,7 @@ int Proactor::enter_ring(bool wait, std::int64_t timeout_ns, std::int64_t spin_n
 }
 
 // Was it refused, once more?
-void Proactor::note_enter(int result, bool waited) noexcept {
+inline void Proactor::note_enter(int result, bool waited) noexcept {
   if (result == -EINTR && waited && ring_.submissions_pending() == 0) {
     // As it should be: a signal.  Of those there may be any number, but they do not end what does not wait.
     if (++interruptions_ <= kMostInterruptions) return;

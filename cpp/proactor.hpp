@@ -61,6 +61,8 @@ class Proactor {
   // How long a new ring waits for the locked memory of closed ones.
   static constexpr std::int64_t kMemoryPatience = 1000000000;
 
+  // An SQE's length is 32 bits; a longer send goes out in pieces.
+  static constexpr std::uint64_t kLongestSend = 1 << 30;
   // From here on one send(2) is cheaper than its share of a batch.
   static constexpr std::uint64_t kSendNow = 16 * 1024;
 
@@ -150,13 +152,17 @@ class Proactor {
                         std::uint32_t message_flags) noexcept;
 
   // send(2), without a wait, and whatever is in flight on the descriptor; -errno.
-  std::int64_t send(int fd, const void* buffer, std::uint64_t length) noexcept;
+  std::int64_t send(int fd, const void* buffer, std::uint64_t length) noexcept {
+    return sendto(fd, buffer, length, nullptr, 0);
+  }
   // The same to an address; of none, the length is 0.
   std::int64_t sendto(int fd, const void* buffer, std::uint64_t length, const void* address,
                       unsigned address_length) noexcept;
 
   // -- The work of an operation that is ready.  -EAGAIN: somebody else took it; see again(). --
-  std::int64_t receive(int fd, void* buffer, std::uint64_t size, int message_flags) noexcept;
+  std::int64_t receive(int fd, void* buffer, std::uint64_t size, int message_flags) noexcept {
+    return receive_from(fd, buffer, size, message_flags, nullptr, nullptr);
+  }
   std::int64_t receive_from(int fd, void* buffer, std::uint64_t size, int message_flags,
                             sockaddr_storage* address, unsigned* address_length) noexcept;
   // -EAGAIN as well when there is nothing to read from a file that would wait for it.
@@ -247,7 +253,7 @@ class Proactor {
   void close() noexcept;
   bool is_open() const noexcept { return ring_.is_open(); }
   // True in a child forked since the ring was made: it must not be touched there.
-  bool forked() const noexcept;
+  bool forked() const noexcept { return fork_count_ != kernel_.fork_count(kernel_.self); }
 
   // -- For reprs, checks and tests --
   unsigned in_flight() const noexcept { return in_flight_; }
@@ -386,6 +392,8 @@ class Proactor {
   std::int64_t trusted_since_ = 0;
   // The clock as it was read last, for ages that need be true to a turn only.
   std::atomic<std::int64_t> clock_{0};
+  // The same as the turn has read it to begin operations; 0: there were none.
+  std::int64_t filled_at_ = 0;
   Counter overflows_, replaced_rings_, blocked_ns_;
   std::atomic<std::int64_t> asleep_since_{0};  // 0: nobody sleeps
   bool overflowed_ = false;
@@ -400,5 +408,36 @@ class Proactor {
   // The kernel says that there is deferred work, and the last turn's enter found none.
   bool flag_is_stale_ = false;
 };
+
+// In the header: who calls them, once a message, does it without a call in between.
+
+inline std::int64_t Proactor::sendto(int fd, const void* buffer, std::uint64_t length,
+                                     const void* address, unsigned address_length) noexcept {
+  std::int64_t result;
+  do {
+    result = kernel_.sendto(kernel_.self, fd, buffer,
+                            length < kLongestSend ? length : kLongestSend,
+                            MSG_NOSIGNAL | MSG_DONTWAIT,
+                            address_length == 0 ? nullptr : static_cast<const sockaddr*>(address),
+                            address_length);
+  } while (result == -EINTR);
+  return result;
+}
+
+inline std::int64_t Proactor::receive_from(int fd, void* buffer, std::uint64_t size,
+                                           int message_flags, sockaddr_storage* address,
+                                           unsigned* address_length) noexcept {
+  std::int64_t result;
+  socklen_t length = sizeof(sockaddr_storage);
+  // MSG_DONTWAIT: the socket may be a blocking one.
+  do {
+    length = sizeof(sockaddr_storage);
+    result = kernel_.recvfrom(kernel_.self, fd, buffer, size, message_flags | MSG_DONTWAIT,
+                              reinterpret_cast<sockaddr*>(address),
+                              address == nullptr ? nullptr : &length);
+  } while (result == -EINTR);
+  if (address_length != nullptr) *address_length = result < 0 ? 0 : length;
+  return result;
+}
 
 }  // namespace uring

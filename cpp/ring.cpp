@@ -16,16 +16,6 @@ T* at(void* base, unsigned offset) noexcept {
   return reinterpret_cast<T*>(static_cast<unsigned char*>(base) + offset);
 }
 
-template <typename T>
-T load_acquire(const T* from) noexcept {
-  return __atomic_load_n(from, __ATOMIC_ACQUIRE);
-}
-
-template <typename T>
-void store_release(T* to, T value) noexcept {
-  __atomic_store_n(to, value, __ATOMIC_RELEASE);
-}
-
 }  // namespace
 
 Ring::Ring(Ring&& other) noexcept : kernel_(other.kernel_) {
@@ -168,16 +158,6 @@ void Ring::abandon() noexcept {
   forget();
 }
 
-io_uring_sqe* Ring::get_sqe() noexcept {
-  if (sq_next_ - load_acquire(sq_head_) >= sq_entries_) return nullptr;
-  io_uring_sqe* sqe = &sqes_[sq_next_++ & sq_mask_];
-  // Since liburing 2.6 its prep functions count on io_uring_get_sqe() to have cleared the rest.
-  memset(sqe, 0, sizeof(*sqe));
-  return sqe;
-}
-
-unsigned Ring::submissions_pending() const noexcept { return sq_next_ - load_acquire(sq_head_); }
-
 const io_uring_sqe& Ring::pending_sqe(unsigned index) const noexcept {
   static const io_uring_sqe none{};
   if (index >= submissions_pending()) return none;
@@ -222,33 +202,6 @@ int Ring::enter_for(unsigned completions) noexcept {
   argument.ts = reinterpret_cast<std::uintptr_t>(&at_once);
   return call_enter(completions, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument,
                     sizeof(argument));
-}
-
-bool Ring::completions_deferred() const noexcept {
-  return (__atomic_load_n(sq_flags_, __ATOMIC_RELAXED) &
-          (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
-}
-
-bool Ring::overflowed() const noexcept {
-  return (__atomic_load_n(sq_flags_, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW) != 0;
-}
-
-bool Ring::dropped() const noexcept {
-  return __atomic_load_n(cq_dropped_, __ATOMIC_RELAXED) != 0;
-}
-
-bool Ring::completions_visible() const noexcept {
-  // Another thread may pop while one spins without the GIL.
-  return load_acquire(cq_tail_) != __atomic_load_n(cq_head_, __ATOMIC_RELAXED);
-}
-
-bool Ring::pop(io_uring_cqe* completion) noexcept {
-  unsigned head = *cq_head_;
-  if (load_acquire(cq_tail_) == head) return false;
-  memcpy(completion, &cqes_[head & cq_mask_], sizeof(*completion));
-  store_release(cq_head_, head + 1);
-  completions_.add(1);
-  return true;
 }
 
 }  // namespace uring

@@ -13,6 +13,8 @@
 // and an enter says -EBADF.  So nobody has to ask first.
 #pragma once
 
+#include <string.h>
+
 #include <atomic>
 #include <cstdint>
 
@@ -20,6 +22,16 @@
 #include "kernel.hpp"
 
 namespace uring {
+
+template <typename T>
+T load_acquire(const T* from) noexcept {
+  return __atomic_load_n(from, __ATOMIC_ACQUIRE);
+}
+
+template <typename T>
+void store_release(T* to, T value) noexcept {
+  __atomic_store_n(to, value, __ATOMIC_RELEASE);
+}
 
 // Counted by one thread at a time, and read by any: no more than a load and a store.
 class Counter {
@@ -134,5 +146,44 @@ class Ring {
 
   unsigned nothing_;
 };
+
+// In the header: each turn asks these many times.
+
+inline io_uring_sqe* Ring::get_sqe() noexcept {
+  if (sq_next_ - load_acquire(sq_head_) >= sq_entries_) return nullptr;
+  io_uring_sqe* sqe = &sqes_[sq_next_++ & sq_mask_];
+  // Since liburing 2.6 its prep functions count on io_uring_get_sqe() to have cleared the rest.
+  memset(sqe, 0, sizeof(*sqe));
+  return sqe;
+}
+
+inline unsigned Ring::submissions_pending() const noexcept { return sq_next_ - load_acquire(sq_head_); }
+
+inline bool Ring::completions_deferred() const noexcept {
+  return (__atomic_load_n(sq_flags_, __ATOMIC_RELAXED) &
+          (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+inline bool Ring::overflowed() const noexcept {
+  return (__atomic_load_n(sq_flags_, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW) != 0;
+}
+
+inline bool Ring::dropped() const noexcept {
+  return __atomic_load_n(cq_dropped_, __ATOMIC_RELAXED) != 0;
+}
+
+inline bool Ring::completions_visible() const noexcept {
+  // Another thread may pop while one spins without the GIL.
+  return load_acquire(cq_tail_) != __atomic_load_n(cq_head_, __ATOMIC_RELAXED);
+}
+
+inline bool Ring::pop(io_uring_cqe* completion) noexcept {
+  unsigned head = *cq_head_;
+  if (load_acquire(cq_tail_) == head) return false;
+  memcpy(completion, &cqes_[head & cq_mask_], sizeof(*completion));
+  store_release(cq_head_, head + 1);
+  completions_.add(1);
+  return true;
+}
 
 }  // namespace uring

@@ -1,5 +1,6 @@
 # What several modules want of CPython's C API beyond what Cython declares. Each has its own copy: there is no module.
 from cpython.object cimport PyObject
+from libc.stdint cimport uintptr_t
 
 cdef extern from *:
     """
@@ -9,6 +10,20 @@ cdef extern from *:
     // A new reference becomes an object of Cython's.
     static inline PyObject* steal(PyObject* object) { return object; }
 
+    // A number that no other living thread has: that of pthread_self(3), without a call where the compiler knows how.
+    #ifdef __has_builtin
+    #if __has_builtin(__builtin_thread_pointer)
+    #define THREAD_POINTER __builtin_thread_pointer()
+    #endif
+    #endif
+    static inline uintptr_t this_thread(void) {
+    #ifdef THREAD_POINTER
+        return (uintptr_t)THREAD_POINTER;
+    #else
+        return PyThread_get_thread_ident();
+    #endif
+    }
+
     #ifdef Py_GIL_DISABLED
     enum { kHasGil = 0 };
     #else
@@ -17,6 +32,7 @@ cdef extern from *:
     """
     unsigned version_tag(PyObject* cls)
     object steal(PyObject* reference)
+    uintptr_t this_thread() noexcept nogil
     enum: kHasGil
 
 cdef extern from "Python.h":

@@ -1,12 +1,15 @@
 # What the modules above need of _overlapped.pyx, the only one that links cpp/.
 #
 # They call its cdef methods, through the class's table of methods: that costs 2 ns a call, and the core is
-# there once.  (Inline methods of the C++ classes can be called as they are.)
+# there once.  What is inline in the C++ classes, and what is here, they have each themselves: where the loop has
+# slept, each function on the way of a message costs 40 ns, as its code has to come into the processor's cache again.
+cimport cython
 from cpython.buffer cimport Py_buffer
 from libcpp.vector cimport vector
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libcpp cimport bool as cbool
 
+from ._interpreter cimport this_thread
 from ._sockaddr cimport AddressBook, sockaddr_storage
 
 
@@ -170,6 +173,9 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         unsigned watched()
 
 
+cdef extern from "Python.h":
+    Py_ssize_t PyList_GET_SIZE(list)
+
 cdef extern from *:
     """
     // How Modules/socketmodule.h has a socket object; checked when _overlapped is imported.
@@ -226,7 +232,7 @@ cdef class Ring:
     cdef Py_ssize_t _scratch_size
     cdef unsigned _sq_entries, _cq_entries
     cdef int64_t _spin_ns        # how long a turn looks for completions before it sleeps; 0: not at all
-    cdef unsigned long _thread   # who called wait() last
+    cdef uintptr_t _thread       # this_thread() of who called wait() last
     cdef bint _asleep            # he is about to enter the kernel without the GIL, or is there
     cdef list _senders           # who has gathered something to send in this tick
     cdef unsigned _small_sends   # how many small sends this turn was asked for
@@ -240,6 +246,63 @@ cdef class Ring:
 
     cdef int _size_queues(self, sq_entries, cq_entries) except -1
 
+    @cython.final
+    cdef inline int _check(self) except -1:
+        """Raise RuntimeError for a ring that is closed, or another process's."""
+        if not self._proactor.is_open() or self._proactor.forked():
+            self._refuse()
+        return 0
+
+    @cython.final
+    cdef inline bint _is_forked(self) noexcept:
+        return self._proactor.forked()
+
+    @cython.final
+    cdef inline bint is_elsewhere(self) noexcept:
+        """True in another thread than the one that takes the turns."""
+        return this_thread() != self._thread
+
+    @cython.final
+    cdef inline bint has_completions(self) noexcept:
+        return self._proactor.has_completions()
+
+    @cython.final
+    cdef inline bint has_small_sends(self) noexcept:
+        """Tell whether there is anything for send_gathered(): a small send in this turn, one that went at once as well."""
+        return self._small_sends != 0 or PyList_GET_SIZE(self._senders) != 0
+
+    @cython.final
+    cdef inline bint pays_to_gather(self) noexcept:
+        """Count a small send; tell whether it should leave with others, when the tick ends.
+
+        A lone one had better go at once: its peer works on it while the tick ends here.  That it is a lone one, the
+        turn before tells.
+        """
+        self._small_sends += 1
+        return self._small_sends > 1 or self._small_sends_before > 1
+
+    @cython.final
+    cdef inline int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept:
+        """recv(2): the number of bytes or -errno."""
+        return self._proactor.receive(fd, into, size, 0)
+
+    @cython.final
+    cdef inline int64_t receive_from(self, int fd, void* into, Py_ssize_t size,
+                                     sockaddr_storage* address, unsigned* length) noexcept:
+        """recvfrom(2): the number of bytes or -errno."""
+        return self._proactor.receive_from(fd, into, size, 0, address, length)
+
+    @cython.final
+    cdef inline int64_t sendto(self, int fd, const void* data, Py_ssize_t size,
+                               sockaddr_storage* address, unsigned length) noexcept:
+        """sendto(2), or, without an address, send(2): the number of bytes or -errno."""
+        return self._proactor.sendto(fd, data, size, address, length)
+
+    @cython.final
+    cdef inline int64_t send(self, int fd, const void* data, Py_ssize_t size) noexcept:
+        """send(2), as much as there is room for: the number of bytes or -errno."""
+        return self._proactor.send(fd, data, size)
+
     # What an owner starts, keeps going and ends.
     cdef int enlist(self, Owner owner, int64_t key) except -1
     cdef int dismiss(self, uint64_t key) except -1
@@ -249,26 +312,18 @@ cdef class Ring:
     cdef bint is_drained(self, int fd, object stream) except -1
     cdef int note_drained(self, int fd) noexcept
     cdef int end(self, uint64_t key) except -1
-    cdef bint pays_to_gather(self) noexcept
     cdef int send_soon(self, Owner owner) except -1
     cdef bint send_gathered(self) except -1
     cdef bint again(self, uint64_t key) noexcept
     cdef int cancel(self, uint64_t key) noexcept
     cdef AddressBook addresses(self)
-    cdef int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept
-    cdef int64_t receive_from(self, int fd, void* into, Py_ssize_t size,
-                              sockaddr_storage* address, unsigned* length) noexcept
-    cdef int64_t send(self, int fd, const void* data, Py_ssize_t size) noexcept
-    cdef int64_t sendto(self, int fd, const void* data, Py_ssize_t size,
-                        sockaddr_storage* address, unsigned length) noexcept
 
-    cdef bint _is_forked(self) noexcept
-    cdef int _check(self) except -1
+    cdef int _refuse(self) except -1
     cdef int _bind(self, bint force=*) except -1
     cdef bint _wait_for_memory(self, int64_t* waited) noexcept
     cdef int _drain(self, int64_t patience_ns) except -1
     cdef int _check_queued(self) except -1
-    cdef int64_t _look(self, bint sleep, int64_t timeout_ns)
+    cdef int64_t _look(self, bint sleep, int64_t timeout_ns) except? -2
     cdef int _look_at(self, unsigned count)
     cdef int doubt(self, uint64_t key) except -1
     cdef int ask_again(self, uint64_t key) except -1
@@ -279,10 +334,8 @@ cdef class Ring:
     cdef int _close(self) except -1
     cdef int _wait(self, int64_t timeout_ns) except -1
     cdef bint is_idle(self) noexcept
-    cdef bint has_completions(self) noexcept
     cdef int _wake(self) except -1
     cdef Overlapped _next(self)
-    cdef bint is_elsewhere(self) noexcept
     cdef int _forget(self, int fd) noexcept
     cdef int _settle(self, int fd) except -1
 

@@ -44,6 +44,7 @@ from cpython.number cimport PyNumber_Index
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_CheckExact, PyCapsule_GetPointer
 
+from ._interpreter cimport this_thread
 from ._sockaddr cimport AddressBook, format_address, parse_address
 
 from .unavailable import explain
@@ -75,8 +76,6 @@ cdef extern from "<netinet/tcp.h>":
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject* cls, object args, PyObject* kwargs)
-    unsigned long PyThread_get_thread_ident() nogil
-    Py_ssize_t PyList_GET_SIZE(list)
     PyObject* PyList_GET_ITEM(list, Py_ssize_t)
     int PySys_Audit(const char* event, const char* format, ...) except -1
 
@@ -428,9 +427,6 @@ cdef class Ring:
         """True in a forked child, where the ring must not be used."""
         return self._is_forked()
 
-    cdef bint _is_forked(self) noexcept:
-        return self._proactor.forked()
-
     @property
     def bound_here(self):
         """True while the calling thread is the one that takes the ring's turns."""
@@ -503,7 +499,7 @@ cdef class Ring:
         """Return whose operations are in the table, in order of their slots."""
         return [owner for owner in self._slots if owner is not None]
 
-    cdef int _check(self) except -1:
+    cdef int _refuse(self) except -1:
         if self._proactor.is_open() and self._proactor.forked():
             raise RuntimeError(
                 "this event loop belongs to the process that made it: after a fork, make a new "
@@ -533,7 +529,7 @@ cdef class Ring:
             raise RuntimeError("another thread waits for this event loop's completions")
         if error < 0:
             raise explain(-error, memory_needed=CppRing.memory_needed(self._sq_entries, self._cq_entries))
-        self._thread = PyThread_get_thread_ident()
+        self._thread = this_thread()
         return 0
 
     cdef bint _wait_for_memory(self, int64_t* waited) noexcept:
@@ -654,7 +650,7 @@ cdef class Ring:
         cdef bint trusting
         cdef bint napped
         cdef bint bound = False
-        if PyThread_get_thread_ident() != self._thread:
+        if this_thread() != self._thread:
             self._bind()
         if timeout_ns > 0:
             deadline = proactor.now() + timeout_ns
@@ -738,12 +734,9 @@ cdef class Ring:
     cdef bint is_idle(self) noexcept:
         """True when a turn that does not sleep would find, and do, nothing."""
         cdef Proactor* proactor = self._proactor
-        return (PyThread_get_thread_ident() == self._thread and PyList_GET_SIZE(self._senders) == 0
+        return (this_thread() == self._thread and PyList_GET_SIZE(self._senders) == 0
                 and self._told_of.empty() and self._doubtful.empty() and self._readable.empty()
                 and proactor.at_rest() and proactor.watched() == 0)
-
-    cdef bint has_completions(self) noexcept:
-        return self._proactor.has_completions()
 
     cdef int doubt(self, uint64_t key) except -1:
         """A multishot poll has told something: it is asked again some time, whether there is more."""
@@ -840,7 +833,7 @@ cdef class Ring:
             self._check()
         return 0
 
-    cdef int64_t _look(self, bint sleep, int64_t timeout_ns):
+    cdef int64_t _look(self, bint sleep, int64_t timeout_ns) except? -2:
         """End operations whose socket has been closed; return how long to sleep until the next look."""
         cdef unsigned watched = self._proactor.watched()
         cdef int64_t now, took
@@ -985,15 +978,6 @@ cdef class Ring:
                 self.dismiss(key)
         return 0
 
-    cdef bint pays_to_gather(self) noexcept:
-        """Count a small send; tell whether it should leave with others, when the tick ends.
-
-        A lone one had better go at once: its peer works on it while the tick ends here.  That it is a lone one, the
-        turn before tells.
-        """
-        self._small_sends += 1
-        return self._small_sends > 1 or self._small_sends_before > 1
-
     cdef int send_soon(self, Owner owner) except -1:
         """Have the owner's send_gathered() called when the tick ends."""
         self._senders.append(owner)
@@ -1038,28 +1022,6 @@ cdef class Ring:
             self._addresses = AddressBook()
         return self._addresses
 
-    cdef int64_t receive(self, int fd, void* into, Py_ssize_t size) noexcept:
-        """recv(2): the number of bytes or -errno."""
-        return self._proactor.receive(fd, into, size, 0)
-
-    cdef int64_t receive_from(self, int fd, void* into, Py_ssize_t size,
-                              sockaddr_storage* address, unsigned* length) noexcept:
-        """recvfrom(2): the number of bytes or -errno."""
-        return self._proactor.receive_from(fd, into, size, 0, address, length)
-
-    cdef int64_t sendto(self, int fd, const void* data, Py_ssize_t size,
-                        sockaddr_storage* address, unsigned length) noexcept:
-        """sendto(2), or, without an address, send(2): the number of bytes or -errno."""
-        return self._proactor.sendto(fd, data, size, address, length)
-
-    cdef int64_t send(self, int fd, const void* data, Py_ssize_t size) noexcept:
-        """send(2), as much as there is room for: the number of bytes or -errno."""
-        return self._proactor.send(fd, data, size)
-
-    cdef bint is_elsewhere(self) noexcept:
-        """True in another thread than the one that takes the turns."""
-        return PyThread_get_thread_ident() != self._thread
-
     def wake(self):
         """End the sleep of the thread in wait(); for any thread.
 
@@ -1070,7 +1032,7 @@ cdef class Ring:
     cdef int _wake(self) except -1:
         if self._proactor.forked():
             return 0
-        if PyThread_get_thread_ident() == self._thread:
+        if this_thread() == self._thread:
             self._proactor.wake()
         else:
             with nogil:

@@ -1,6 +1,6 @@
 # What the modules above need of base_events.pyx.
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 from ._overlapped cimport Owner, Ring
 
@@ -31,7 +31,9 @@ cdef class Selector:
 cdef class BaseEventLoop:
     cdef unsigned _tag           # of the class as _look_at_class() found it
     cdef unsigned _foreign       # which of the methods in _NAMES are not the core's own
-    cdef unsigned long _turning  # the thread of the latest turn
+    cdef uintptr_t _turning      # this_thread() of the latest turn
+    # A run, at whose end nothing is left. (Another driver of the loop has no such end.)
+    cdef public bint _gathers_writes
     # For statistics: turns taken and callbacks run; nanoseconds in runs, and when this one began (0: none).
     cdef uint64_t _turns
     cdef uint64_t _callbacks_run

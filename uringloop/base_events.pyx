@@ -32,7 +32,7 @@ from collections import deque
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
-from ._interpreter cimport kHasGil, steal, version_tag
+from ._interpreter cimport kHasGil, steal, this_thread, version_tag
 from ._overlapped cimport Ring
 
 cdef extern from "<sched.h>" nogil:
@@ -163,7 +163,6 @@ cdef extern from *:
         Py_ssize_t tp_weaklistoffset
         object (*tp_getattro)(object, object)
     ctypedef PyObject* (*PyCFunction)(PyObject*, PyObject*) except NULL
-    unsigned long PyThread_get_thread_ident()
     enum: METH_O
     enum: METH_NOARGS
     enum: METH_FASTCALL
@@ -204,6 +203,7 @@ cdef extern from *:
     int PyList_Append(PyObject*, PyObject*) except -1
     bint PyList_CheckExact(PyObject*)
     Py_ssize_t PyObject_Size(PyObject*) except -1
+    Py_ssize_t Py_SIZE(PyObject*)
     int PyObject_IsTrue(PyObject*) except -1
     enum: Py_LT
     bint PyObject_RichCompareBool(PyObject*, PyObject*, int) except -1
@@ -259,6 +259,10 @@ cdef bint _is_known = False
 
 cdef inline PyObject** at(PyObject* obj, Py_ssize_t offset) noexcept:
     return <PyObject**> (<char*> obj + offset)
+
+
+cdef inline bint is_deque(PyObject* obj) noexcept:
+    return obj is not NULL and Py_TYPE(obj) is <PyTypeObject*> _deque
 
 
 # Put a borrowed reference into a slot.
@@ -938,7 +942,7 @@ cdef class BaseEventLoop:
 
     cdef int add_ready(self, object handle) except -1:
         cdef PyObject* ready = at(<PyObject*> self, _l_ready)[0]
-        if _is_known and ready is not NULL and Py_TYPE(ready) is <PyTypeObject*> _deque:
+        if _is_known and is_deque(ready):
             Py_DECREF(c_call(_deque_append, ready, <PyObject*> handle))
         else:
             self._ready.append(handle)
@@ -996,7 +1000,7 @@ cdef class BaseEventLoop:
         names = _PyObject_GetDictPtr(selector)
         if names is not NULL and names[0] is not NULL and PyDict_GET_SIZE(names[0]) != 0:
             return False
-        if ready is NULL or Py_TYPE(ready) is not <PyTypeObject*> _deque \
+        if not is_deque(ready) \
                 or scheduled is NULL or not PyList_CheckExact(scheduled) \
                 or resolution is NULL or not PyFloat_CheckExact(resolution):
             return False
@@ -1018,7 +1022,7 @@ cdef class BaseEventLoop:
             _StdlibLoop._run_once(self)
             return 0
         selector = <Selector> at(self_, _l_selector)[0]
-        if PyObject_Size(at(self_, _l_ready)[0]) or at(self_, _l_stopping)[0] is not Py_False and self._stopping:
+        if Py_SIZE(at(self_, _l_ready)[0]) or at(self_, _l_stopping)[0] is not Py_False and self._stopping:
             timeout_ns = 0
         else:
             timeout_ns = self._time_left()
@@ -1026,7 +1030,7 @@ cdef class BaseEventLoop:
         if timeout_ns != 0 or not selector.is_idle():
             selector.select_ns(timeout_ns)
         # differs[L4]
-        self._turning = PyThread_get_thread_ident()
+        self._turning = this_thread()
         store(&self._awake, 1)
         if self._has_timers():
             self._take_due()
@@ -1137,7 +1141,7 @@ cdef class BaseEventLoop:
     cdef int _run_ready(self) except -1:
         cdef PyObject* self_ = <PyObject*> self
         cdef PyObject* ready = at(self_, _l_ready)[0]
-        cdef Py_ssize_t count = PyObject_Size(ready)
+        cdef Py_ssize_t count = Py_SIZE(ready) if is_deque(ready) else PyObject_Size(ready)
         cdef PyObject* handle
         cdef PyObject* context
         cdef PyObject* callback
@@ -1150,7 +1154,7 @@ cdef class BaseEventLoop:
             self._callbacks_run += 1
             # A callback may put another in its place.
             ready = at(self_, _l_ready)[0]
-            if ready is NULL or Py_TYPE(ready) is not <PyTypeObject*> _deque:
+            if not is_deque(ready):
                 item = self._ready.popleft()
                 handle = <PyObject*> item
                 Py_INCREF(handle)
@@ -1225,7 +1229,7 @@ class SlottedEventLoop(BaseEventLoop):
         # _UnixSelectorEventLoop
         '_signal_handlers', '_unix_server_sockets', '_watcher',
         # ours
-        '_keys', '_transports', '_signal_file', '_gathers_writes', '_tier',
+        '_keys', '_transports', '_signal_file', '_tier',
     )
 
 
@@ -1259,7 +1263,7 @@ cdef object _call_soon_threadsafe(PyObject* self_, PyObject** args, Py_ssize_t n
     fence()
     if not load(&self._awake):
         self._wake()
-    elif PyThread_get_thread_ident() != self._turning:
+    elif this_thread() != self._turning:
         # Who calls this all the time would otherwise leave the loop behind for good: the GIL that is given
         # up is taken again before the other thread has woken up.
         with nogil:

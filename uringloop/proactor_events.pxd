@@ -57,6 +57,7 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _stop_writing(self) except -1
     cdef int _read(self) except -1
     cdef int _run_in(self, context, bint flush) except -1
+    cdef int _fail(self, message) except -1
     cdef bint _flush(self) except -1
     cdef int _drop_unsent(self) except -1
     cdef object _count_unsent(self)
@@ -77,6 +78,9 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef int _read_into_reader(self, reader, buffer) except -1
     cdef bint _receive_into(self, buffer) except -1
     cdef int _read_into_protocol(self) except -1
+    cdef int _reading_failed(self, int64_t got) except -1
+    cdef bint _has_room(self, buf) except -1
+    cdef int64_t _receive_at(self, void* start, Py_ssize_t size)
 
 
 cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
@@ -88,6 +92,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     cdef int _begin_gathering(self, bytes data) except -1
     cdef bint _gather(self, data, Py_ssize_t size) except -1
     cdef int _send(self, data, Py_ssize_t size) except -1
+    cdef int64_t _send_unusual(self, data) except? -2
     cdef int _send_buffer(self) except -1
 
 

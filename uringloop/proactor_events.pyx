@@ -36,11 +36,12 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 from libc.string cimport memcpy
 
 from ._interpreter cimport (
     PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw, _PyBytes_Resize,
-    version_tag,
+    steal, version_tag,
 )
 from ._overlapped cimport (
     Completion, Ring, fileno, is_lost, is_plain_tcp, is_readable, number_of, os_error, socket_of,
@@ -94,7 +95,17 @@ cdef extern from "Python.h":
     int PyByteArray_Resize(object array, Py_ssize_t size) except -1
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
+    int enter_context "PyContext_Enter"(object context) noexcept
+    int exit_context "PyContext_Exit"(object context) noexcept
+    PyObject* call_method "PyObject_CallMethodOneArg"(object obj, object name, object argument) noexcept
     Py_ssize_t Py_REFCNT(object)
+
+cdef extern from *:
+    """
+    // For an exception that is set: to be called in a try.
+    static inline int raise_pending(void) { return -1; }
+    """
+    int raise_pending() except -1
 
 # From this size on a read goes straight into the object that the protocol gets, up to that size: above, with
 # what an object has besides, glibc maps and unmaps memory for each.
@@ -151,6 +162,44 @@ cdef bint _get_writable(buf, Py_buffer* view) except -1:
     except (BufferError, TypeError):
         return False
     return True
+
+
+# What a transport does once a message, to be called where an exception, which is left set, is a result below zero, or
+# NULL: a try costs as much as the rest of a step, as it keeps what is being handled.
+ctypedef int (*Step)(_ProactorBasePipeTransport) noexcept
+ctypedef PyObject* (*Receive)(_ProactorReadPipeTransport) noexcept
+ctypedef PyObject* (*ReceiveInto)(_ProactorReadPipeTransport, object) noexcept
+
+
+cdef int _read_of(_ProactorBasePipeTransport transport) except -1:
+    return transport._read()
+
+
+cdef int _flush_of(_ProactorBasePipeTransport transport) except -1:
+    transport._flush()
+    return 0
+
+
+cdef PyObject* _receive_of(_ProactorReadPipeTransport transport) except NULL:
+    data = transport._receive() if transport._plain else transport._loop._proactor._receive(transport._sock, _MAX_SIZE)
+    Py_INCREF(data)
+    return <PyObject*> data
+
+
+cdef PyObject* _receive_into_of(_ProactorReadPipeTransport transport, buf) except NULL:
+    got = transport._sock.recv_into(buf)
+    Py_INCREF(got)
+    return <PyObject*> got
+
+
+cdef Step _try_to_read = <Step> _read_of
+cdef Step _try_to_flush = <Step> _flush_of
+cdef Receive _try_to_receive = <Receive> _receive_of
+cdef ReceiveInto _try_to_receive_into = <ReceiveInto> _receive_into_of
+cdef object _ANY_SIZE = -1
+cdef str _data_received = 'data_received'
+cdef str _buffer_updated = 'buffer_updated'
+cdef str _get_buffer = 'get_buffer'
 
 
 # ours: what isinstance() finds; differs[N2]
@@ -685,23 +734,33 @@ cdef class _ProactorBasePipeTransport:
 
     cdef int _run_in(self, context, bint flush) except -1:
         """Read, or tell of a send that has failed, as a Handle would run it."""
+        cdef int failed
         loop = self._loop
+        # (Which fails where the program drives the loop out of a callback of this very transport.)
+        failed = enter_context(context)
+        if not failed:
+            failed = _try_to_flush(self) if flush else _try_to_read(self)
+            failed |= exit_context(context)
+        if not failed:
+            return 0
         try:
-            # (Which fails where the program drives the loop out of a callback of this very transport.)
-            PyContext_Enter(context)
-            try:
-                if flush:
-                    self._flush()
-                else:
-                    self._read()
-            finally:
-                PyContext_Exit(context)
+            raise_pending()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             # As a Handle tells it.
             handle = events.Handle(self._flush_failed if flush else self._read_ready, (), loop, context)
             report_callback(handle, exc)
+        return 0
+
+    cdef int _fail(self, message) except -1:
+        """End the connection for the exception that is set."""
+        try:
+            raise_pending()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, message)
         return 0
 
     @property
@@ -862,6 +921,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     cdef int _read(self) except -1:
         cdef PyObject* buffer = NULL
+        cdef PyObject* received
         if self._conn_lost or self._closing:
             # The close() was interrupted.
             self._stop_reading()
@@ -872,33 +932,41 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             reader = reader_of(self._protocol, &buffer)
             if reader is not None:
                 return self._read_into_reader(reader, <object> buffer)
+        received = _try_to_receive(self)
+        if received is NULL:
+            return self._reading_failed(0)
+        data = steal(received)
+        if data is None:
+            return 0
+        if not data:
+            self._eof_received()
+            return 0
+        if self._tls is not None:
+            try:
+                self._tls.bytes_received(data)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, 'Fatal error: protocol.buffer_updated() call failed.')
+            return 0
+        received = call_method(self._protocol, _data_received, data)
+        if received is NULL:
+            return self._fail('Fatal error: protocol.data_received() call failed.')
+        steal(received)
+        return 0
+
+    cdef int _reading_failed(self, int64_t got) except -1:
+        """End the connection for -errno, or (0) the exception that is set, unless it says that there was nothing to read."""
         try:
-            if self._plain:
-                data = self._receive()
-            else:
-                data = self._loop._proactor._receive(self._sock, _MAX_SIZE)
+            if got:
+                raise os_error(got)
+            raise_pending()
         except (BlockingIOError, InterruptedError):
             return 0
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._fatal_error(exc, 'Fatal read error on socket transport')
-            return 0
-        if data is None:
-            return 0
-        if not data:
-            self._eof_received()
-            return 0
-        try:
-            if self._tls is not None:
-                self._tls.bytes_received(data)
-            else:
-                self._protocol.data_received(data)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.' if self._tls is None
-                              else 'Fatal error: protocol.buffer_updated() call failed.')
         return 0
 
     cdef object _receive(self):
@@ -1022,53 +1090,56 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     cdef int _read_into_protocol(self) except -1:
         cdef Py_buffer view
+        cdef PyObject* result = call_method(self._protocol, _get_buffer, _ANY_SIZE)
         cdef int64_t got
+        if result is NULL:
+            return self._fail('Fatal error: protocol.get_buffer() call failed.')
+        buf = steal(result)
+        # (What it has offered may be of a connection that it has ended for good.)
+        if type(buf) is bytearray and self._plain and PyByteArray_GET_SIZE(buf) and self._sock is not None:
+            got = self._receive_at(PyByteArray_AS_STRING(buf), PyByteArray_GET_SIZE(buf))
+        elif not self._has_room(buf) or self._sock is None:
+            return 0
+        elif self._plain and _get_writable(buf, &view):
+            got = self._receive_at(view.buf, view.len)
+            PyBuffer_Release(&view)
+        else:
+            # It says itself what is wrong with the buffer.
+            result = _try_to_receive_into(self, buf)
+            if result is NULL:
+                self._more = False
+                return self._reading_failed(0)
+            got = steal(result)
+        if got == -EAGAIN:
+            return 0
+        if got < 0:
+            return self._reading_failed(got)
+        if got == 0:
+            self._eof_received()
+            return 0
+        result = call_method(self._protocol, _buffer_updated, got)
+        if result is NULL:
+            return self._fail('Fatal error: protocol.buffer_updated() call failed.')
+        steal(result)
+        return 0
+
+    cdef bint _has_room(self, buf) except -1:
+        """Tell whether get_buffer() has returned something to receive into; end the connection if not."""
         try:
-            buf = self._protocol.get_buffer(-1)
             if not len(buf):
                 raise RuntimeError('get_buffer() returned an empty buffer')
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._fatal_error(exc, 'Fatal error: protocol.get_buffer() call failed.')
-            return 0
+            return False
+        return True
 
-        try:
-            if self._sock is None:
-                # get_buffer() has ended the connection for good.
-                return 0
-            if not self._plain or not _get_writable(buf, &view):
-                # It says itself what is wrong with the buffer.
-                got = self._sock.recv_into(buf)
-            else:
-                # (A buffer may have a method in Python, which may do anything.)
-                got = -EBADF if self._lost() else self.ring.receive(self._fd, view.buf, view.len)
-                self._note_read(got, view.len)
-                PyBuffer_Release(&view)
-            if got == -EAGAIN:
-                return 0
-            if got < 0:
-                raise os_error(got)
-        except (BlockingIOError, InterruptedError):
-            self._more = False
-            return 0
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, 'Fatal read error on socket transport')
-            return 0
-
-        if got == 0:
-            self._eof_received()
-            return 0
-
-        try:
-            self._protocol.buffer_updated(got)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, 'Fatal error: protocol.buffer_updated() call failed.')
-        return 0
+    cdef int64_t _receive_at(self, void* start, Py_ssize_t size):
+        # (A buffer may have a method in Python, which may do anything.)
+        cdef int64_t got = -EBADF if self._lost() else self.ring.receive(self._fd, start, size)
+        self._note_read(got, size)
+        return got
 
 
 # stdlib: _ProactorBaseWritePipeTransport
@@ -1099,7 +1170,13 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             raise RuntimeError('Cannot call write() after write_eof()')
         if self._empty_waiter is not None:
             raise RuntimeError('unable to write; sendfile is in progress')
-        if not data:
+        if type(data) is bytes:
+            size = PyBytes_GET_SIZE(data)
+        elif type(data) is bytearray:
+            size = PyByteArray_GET_SIZE(data)
+        else:
+            size = data.nbytes if data else 0
+        if not size:
             return
 
         if self._conn_lost:
@@ -1117,12 +1194,6 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         if self._send_error:
             self._flush()
             return
-        if type(data) is bytes:
-            size = PyBytes_GET_SIZE(data)
-        elif type(data) is bytearray:
-            size = PyByteArray_GET_SIZE(data)
-        else:
-            size = data.nbytes
         if self._gathered is not None:
             if self._gather(data, size):
                 return
@@ -1134,7 +1205,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             if self._conn_lost:
                 return
         elif (size <= _gather_one and size <= self._gather_limit and not self._closing
-                and self._plain and self._loop._gathers_writes and not self.ring.is_elsewhere()
+                and self._plain and (<BaseEventLoop> self._loop)._gathers_writes and not self.ring.is_elsewhere()
                 and not self.ring._is_forked() and self.ring.pays_to_gather() and not self._lost()):
             self._begin_gathering(PyBytes_FromObject(data))
             return
@@ -1270,26 +1341,18 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 
     cdef int _send(self, data, Py_ssize_t size) except -1:
         """Send what there is room for; the rest waits for some."""
-        cdef Py_buffer view
         cdef int64_t sent
-        try:
-            if self._plain and not self._lost():
-                PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-                sent = self.ring.send(self._fd, view.buf, view.len)
-                PyBuffer_Release(&view)
-                if sent == -EAGAIN:
-                    sent = 0
-                if sent < 0:
-                    raise os_error(sent)
-            else:
-                sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
+        if type(data) is bytes and self._plain and not self._lost():
+            sent = self.ring.send(self._fd, PyBytes_AS_STRING(data), size)
+            if sent < 0 and sent != -EAGAIN:
+                self._fatal_error(os_error(sent), 'Fatal write error on socket transport')
+                return 0
+        else:
+            sent = self._send_unusual(data)
+            if self._conn_lost:
+                return 0
+        if sent < 0:
             sent = 0
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, 'Fatal write error on socket transport')
-            return 0
         if sent < size:
             # The program may change what it has written.
             rest = memoryview(data if type(data) is bytes else bytes(data))[sent:]
@@ -1305,6 +1368,27 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
                 self._buffer = None
                 raise
         return 0
+
+    cdef int64_t _send_unusual(self, data) except? -2:
+        """The same of other data than bytes, or by the socket itself: the number of bytes, or -EAGAIN."""
+        cdef Py_buffer view
+        cdef int64_t sent
+        try:
+            if not self._plain or self._lost():
+                return self._sock.send(data)
+            PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+            sent = self.ring.send(self._fd, view.buf, view.len)
+            PyBuffer_Release(&view)
+            if sent < 0:
+                raise os_error(sent)
+            return sent
+        except (BlockingIOError, InterruptedError):
+            pass
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, 'Fatal write error on socket transport')
+        return -EAGAIN
 
     def _write_ready(self):
         """Send what waited for room, as the selector loop's transport does."""

@@ -674,6 +674,7 @@ cdef class IouringProactor(Selector):
     """
 
     cdef object _loop
+    cdef BaseEventLoop _core    # the same where it has the core in C, or None
     cdef dict _future_kwargs    # for the futures of operations
     cdef readonly list _results
     cdef readonly Ring _ring
@@ -734,6 +735,7 @@ cdef class IouringProactor(Selector):
     # stdlib: IocpProactor.set_loop
     def set_loop(self, loop):
         self._loop = loop
+        self._core = loop if isinstance(loop, BaseEventLoop) else None
         self._future_kwargs = {'loop': loop}
 
     # stdlib: IocpProactor.select
@@ -1000,14 +1002,14 @@ cdef class IouringProactor(Selector):
         cdef Ring ring = self._made_ring()
         cdef Overlapped ov
         cdef int64_t now, woken
-        if ring.send_gathered():
+        if ring.has_small_sends() and ring.send_gathered():
             ns = 0
         if not ring._doubtful.empty():
             ring._ask()
         if not ring._readable.empty():
             # (Of this turn, or of one that was interrupted.)
             ns = 0
-        if ns != 0 and isinstance(self._loop, BaseEventLoop) and not (<BaseEventLoop> self._loop).may_sleep():
+        if ns != 0 and self._core is not None and not self._core.may_sleep():
             ns = 0
         if ns > 0:
             # differs[D26]
@@ -1022,7 +1024,8 @@ cdef class IouringProactor(Selector):
         ov = ring._next() if ring.has_completions() else None
         if ov is None:
             # All were native transports'.
-            ring._tell_again()
+            if not ring._readable.empty():
+                ring._tell_again()
             return 0
         # Once a turn: no callback of the loop's runs in between.
         cdef bint is_plain = _is_plain(self._loop)
