@@ -52,8 +52,7 @@ from .base_events cimport BaseEventLoop, ReadyHandle, handle_of, report_callback
 from .sslproto cimport SSLProtocol
 from .sslproto import connection_class as _ssl_protocol_class
 from .streams cimport reader_of, tell_reader
-from .transport_registry cimport Transports
-from .transport_registry import Clients
+from .transport_registry cimport Clients, Transports
 from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
 
 cdef extern from "<errno.h>":
@@ -104,8 +103,14 @@ cdef extern from *:
     """
     // For an exception that is set: to be called in a try.
     static inline int raise_pending(void) { return -1; }
+
+    // Has anybody a weak reference to an object of a class in C that allows them, or had one?
+    static inline int had_weakrefs(PyObject* obj) {
+        return *(PyObject**)((char*)obj + Py_TYPE(obj)->tp_weaklistoffset) != NULL;
+    }
     """
     int raise_pending() except -1
+    bint had_weakrefs(object) noexcept
 
 # From this size on a read goes straight into the object that the protocol gets, up to that size: above, with
 # what an object has besides, glibc maps and unmaps memory for each.
@@ -127,7 +132,12 @@ cdef object _NODELAY = {(int(family), int(socket.SOCK_STREAM), int(socket.IPPROT
                         for family in (socket.AF_INET, socket.AF_INET6)}
 cdef object _BufferedProtocol = protocols.BufferedProtocol
 cdef object _StreamReaderProtocol = streams.StreamReaderProtocol
-cdef object _detach_takes_transport = DETACH_TAKES_TRANSPORT
+cdef bint _detach_takes_transport = DETACH_TAKES_TRANSPORT
+cdef object _Server = base_events.Server
+cdef object _server_attach = _Server._attach
+cdef object _server_detach = _Server._detach
+# The version of the class at which they were these.
+cdef unsigned _server_tag = 0
 cdef object _iov_max = IOV_MAX
 cdef Py_ssize_t _gather_one = GATHER_ONE
 cdef Py_ssize_t _gather_all = GATHER_ALL
@@ -270,6 +280,40 @@ cdef int _close_socket(sock) except -1:
     return 0
 
 
+# ours: Server._attach() and _detach(), by what they come to as long as they are the stdlib's
+cdef bint _is_plain_server(server) except -1:
+    global _server_tag
+    if type(server) is not _Server or not _detach_takes_transport:
+        return False
+    if not _server_tag or version_tag(<PyObject*> _Server) != _server_tag:
+        if _Server._attach is not _server_attach or _Server._detach is not _server_detach:
+            return False
+        _server_tag = version_tag(<PyObject*> _Server)
+    return True
+
+
+cdef int _attach(server, _ProactorBasePipeTransport transport) except -1:
+    if not _detach_takes_transport:
+        server._attach()
+        return 0
+    if _is_plain_server(server):
+        clients = server._clients
+        if type(clients) is Clients and server._sockets is not None:
+            return (<Clients> clients).join(transport)
+    server._attach(transport)
+    return 0
+
+
+cdef int _detach(server, _ProactorBasePipeTransport transport, Clients clients) except -1:
+    """clients: of which it was one, if of any."""
+    if not _detach_takes_transport:
+        server._detach()
+    # (Who waits for the server's end is woken by the last one.)
+    elif clients is None or clients.is_empty() or not _is_plain_server(server):
+        server._detach(transport)
+    return 0
+
+
 # ours: two Handles of call_soon()
 cdef class _Beginning(ReadyHandle):
     """Stands in the loop's _ready twice: the protocol's connection_made() is called, then reading begins."""
@@ -388,10 +432,7 @@ cdef class _ProactorBasePipeTransport:
         self.set_protocol(protocol)
         self._server = server
         if server is not None:
-            if _detach_takes_transport:
-                server._attach(self)
-            else:
-                server._attach()
+            _attach(server, self)
         if _is_plain(loop):
             beginning = _Beginning.__new__(_Beginning)
             beginning._transport = self
@@ -511,6 +552,7 @@ cdef class _ProactorBasePipeTransport:
             # T3
             self._protocol = None
             self._loop = None
+            clients = self._clients
             self.leave()
             self._drop_unsent()
             # differs[N3]
@@ -528,10 +570,7 @@ cdef class _ProactorBasePipeTransport:
                 self._stop_writing()
             finally:
                 if server is not None:
-                    if _detach_takes_transport:
-                        server._detach(self)
-                    else:
-                        server._detach()
+                    _detach(server, self, clients)
         return 0
 
     # stdlib: _ProactorBasePipeTransport.get_write_buffer_size
@@ -641,7 +680,7 @@ cdef class _ProactorBasePipeTransport:
 
     cdef bint _is_forgotten(self) except -1:
         """True when nobody but the _Ending that is run has a reference to it any more: what for should it keep a name?"""
-        return Py_REFCNT(self) == 1 and not _weakref.getweakrefcount(self)
+        return Py_REFCNT(self) == 1 and not (had_weakrefs(self) and _weakref.getweakrefcount(self))
 
     cdef int _end_soon(self, exc) except -1:
         """Have _call_connection_lost() called, as by call_soon()."""
@@ -1679,15 +1718,12 @@ cdef class _ProactorSocketTransport(_ProactorBaseWritePipeTransport):
 class _Acceptor(stdlib_transports._Acceptor):
     """The same, by fewer steps for each connection: the socket object is made here, and not asked for anything."""
 
-    __slots__ = ('_kind', '_plain_family', '_nodelay', '_is_tcp')
+    __slots__ = ('_listener',)
 
     def start(self):
         sock = self._sock
         # Of a class of the user's, its own accept() is called.
-        self._kind = (family_of(sock), int(sock.type), sock.proto) if type(sock) is _PlainSocket else None
-        self._plain_family = self._kind[0] if self._kind is not None and has_plain_addresses(sock) else 0
-        self._nodelay = self._kind in _NODELAY
-        self._is_tcp = self._kind is not None and is_plain_tcp(number_of(sock))
+        self._listener = _listener_of(self, sock) if type(sock) is _PlainSocket else None
         # Its connections keep their places in it themselves.
         if type(getattr(self._server, '_clients', None)) is weakref.WeakSet and not self._server._clients:
             self._server._clients = Clients()
@@ -1697,17 +1733,18 @@ class _Acceptor(stdlib_transports._Acceptor):
         cdef sockaddr_storage address
         cdef unsigned length
         cdef pollfd waiting
-        cdef int fd, family, kind, proto
+        cdef int fd
         cdef int one = 1
         cdef int count = 0
-        if self._kind is None or self._sslcontext is not None or self._loop._debug:
+        cdef _Listener of = self._listener
+        if of is None or self._sslcontext is not None or self._loop._debug:
             super().accept()
             return
-        family, kind, proto = self._kind
-        loop, sock, listening, server_context = self._loop, self._sock, self._fd, self._context
+        sock, listening, server_context = self._sock, self._fd, self._context
+        cdef dict accepting = self._loop._accept_futures
         # As the later of the selector loop's: a backlog of 0 is one client, too.
         for _ in range(self._backlog + 1):
-            if loop._accept_futures.get(listening) is not self:
+            if accepting.get(listening) is not self:
                 return                    # is_stopped(), maybe in this tick
             if 0 < count <= _ASKED:
                 waiting.fd = number_of(sock)
@@ -1722,15 +1759,15 @@ class _Acceptor(stdlib_transports._Acceptor):
                     return
                 continue
             try:
-                conn = socket_of(family, kind, proto, fd)
+                conn = socket_of(of.family, of.kind, of.proto, fd)
             except BaseException:
                 close(fd)
                 raise
-            if self._nodelay:
+            if of.nodelay:
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
             addr = PyBytes_FromStringAndSize(<char*> &address, min(length, <unsigned> sizeof(address)))
             if server_context is None:
-                _connect(self, conn, addr, None)
+                of.connect(self, conn, addr, None)
             else:
                 # From CPython 3.15 on every server has one.
                 context = server_context.copy()
@@ -1738,41 +1775,63 @@ class _Acceptor(stdlib_transports._Acceptor):
 
     def connect(self, conn, addr, context):
         if type(addr) is bytes:
-            _connect(self, conn, addr, context)
+            (<_Listener> self._listener).connect(self, conn, addr, context)
         else:
             super().connect(conn, addr, context)
 
 
-cdef int _connect(acceptor, conn, bytes addr, context) except -1:
+# ours: what is known of one listening socket, and of whom its connections are
+cdef class _Listener:
+    cdef BaseEventLoop loop
+    cdef object protocol_factory
+    cdef object server
+    cdef dict keys
     cdef Transports transports
-    cdef _ProactorSocketTransport transport
-    cdef int number
-    loop = acceptor._loop
-    try:
-        protocol = acceptor._protocol_factory()
-        number = number_of(conn)
-        transports = loop._transports
-        if transports.find(number) is not None:
-            # One that is closing, or whose socket the user has closed. Is it?
-            loop._ensure_fd_no_transport(conn)
-        # As _adopt(), but no interrupt comes between the transport and its place.
-        if loop._keys and number in loop._keys:
-            loop._remove_reader(number)
-        transport = _ProactorSocketTransport.__new__(_ProactorSocketTransport)
-        transport.ring = (<BaseEventLoop> loop).find_ring()
-        transport.ring._forget(number)
-        transport._set_up(loop, conn, protocol, None, addr, acceptor._server, context, acceptor._plain_family,
-                          acceptor._is_tcp)
-        transports[number] = transport
-    except (SystemExit, KeyboardInterrupt):
-        # A transport that is whole has begun to read: it goes on.
-        if not acceptor.is_served(conn):
+    cdef int family, kind, proto
+    cdef int plain_family        # 0: its addresses have to be asked of the socket
+    cdef bint nodelay
+    cdef bint is_tcp
+
+    cdef int connect(self, acceptor, conn, bytes addr, context) except -1:
+        cdef _ProactorSocketTransport transport
+        cdef int number
+        try:
+            protocol = self.protocol_factory()
+            number = number_of(conn)
+            if self.transports.find(number) is not None:
+                # One that is closing, or whose socket the user has closed. Is it?
+                self.loop._ensure_fd_no_transport(conn)
+            # As _adopt(), but no interrupt comes between the transport and its place.
+            if self.keys and number in self.keys:
+                self.loop._remove_reader(number)
+            transport = _ProactorSocketTransport.__new__(_ProactorSocketTransport)
+            transport.ring = self.loop.find_ring()
+            transport.ring._forget(number)
+            transport._set_up(self.loop, conn, protocol, None, addr, self.server, context, self.plain_family, self.is_tcp)
+            self.transports[number] = transport
+        except (SystemExit, KeyboardInterrupt):
+            # A transport that is whole has begun to read: it goes on.
+            if not acceptor.is_served(conn):
+                conn.close()
+            raise
+        except BaseException:
+            # In debug mode, in which it is told, the reference's accept() is called.
             conn.close()
-        raise
-    except BaseException:
-        # In debug mode, in which it is told, the reference's accept() is called.
-        conn.close()
-    return 0
+        return 0
+
+
+cdef _Listener _listener_of(acceptor, sock):
+    cdef _Listener made = _Listener.__new__(_Listener)
+    made.loop = acceptor._loop
+    made.protocol_factory = acceptor._protocol_factory
+    made.server = acceptor._server
+    made.keys = made.loop._keys
+    made.transports = made.loop._transports
+    made.family, made.kind, made.proto = family_of(sock), int(sock.type), sock.proto
+    made.plain_family = made.family if has_plain_addresses(sock) else 0
+    made.nodelay = (made.family, made.kind, made.proto) in _NODELAY
+    made.is_tcp = is_plain_tcp(number_of(sock))
+    return made
 
 
 # ours: what a tier of transports has besides, see `tiers`

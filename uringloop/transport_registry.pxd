@@ -19,6 +19,7 @@ cdef class Registered(ReadyOwner):
 cdef class Transports:
     cdef vector[PyObject*] _natives
     cdef object _others
+    cdef dict _others_data       # what is in there, also of those that have died
     cdef Py_ssize_t _count       # of the native ones
 
     cdef object find(self, fd)
@@ -29,3 +30,9 @@ cdef class Clients:
     cdef PyObject* _youngest
     cdef Py_ssize_t _count       # of the native ones
     cdef object _others
+    cdef set _others_data        # as above
+
+    cdef int join(self, Registered native) except -1
+    cdef int part(self, Registered native) except -1
+    # Whether there are none. (To ask a WeakSet for its length is Python code.)
+    cdef bint is_empty(self) except -1

@@ -22,7 +22,7 @@ cdef class Registered:
             # (Not at the number that it would give now: a socket of the user's class may give another.)
             transports._leave_place(self)
         if self._clients is not None:
-            self._clients.discard(self)
+            self._clients.part(self)
         return 0
 
 
@@ -31,6 +31,7 @@ cdef class Transports:
 
     def __cinit__(self):
         self._others = weakref.WeakValueDictionary()
+        self._others_data = self._others.data
 
     cdef object find(self, fd):
         cdef Py_ssize_t number
@@ -39,7 +40,7 @@ cdef class Transports:
             if number < <Py_ssize_t> self._natives.size() and self._natives[number] is not NULL:
                 return <object> self._natives[number]
         # (Its own len() is Python code.)
-        return self._others.get(fd) if self._others.data else None
+        return self._others.get(fd) if self._others_data else None
 
     def get(self, fd, default=None):
         transport = self.find(fd)
@@ -55,7 +56,7 @@ cdef class Transports:
         cdef Registered native
         cdef Py_ssize_t number
         # (Called in vain, pop() takes longer than all that a connection costs here besides.)
-        if self.find(fd) is not None or self._others.data:
+        if self.find(fd) is not None or self._others_data:
             self.pop(fd, None)
         if not isinstance(transport, Registered) or type(fd) is not int or not 0 <= fd < _LIMIT:
             # (A socket of the user's class may say any number.)
@@ -100,7 +101,7 @@ cdef class Transports:
 
     def __bool__(self):
         # (Of the dead ones the dict is told later.)
-        return self._count > 0 or bool(self._others.data)
+        return self._count > 0 or bool(self._others_data)
 
     def __iter__(self):
         numbers = [number for number in range(self._natives.size()) if self._natives[number] is not NULL]
@@ -118,30 +119,34 @@ cdef class Clients:
 
     def __cinit__(self):
         self._others = weakref.WeakSet()
+        self._others_data = self._others.data
 
     def add(self, transport):
-        cdef Registered native
-        if not isinstance(transport, Registered):
+        if isinstance(transport, Registered):
+            self.join(transport)
+        else:
             self._others.add(transport)
-            return
-        native = transport
+
+    cdef int join(self, Registered native) except -1:
         if native._clients is not None:
-            native._clients.discard(native)
+            native._clients.part(native)
         native._clients = self
         native._older = self._youngest
         if native._older is not NULL:
             (<Registered> native._older)._younger = <PyObject*> native
         self._youngest = <PyObject*> native
         self._count += 1
+        return 0
 
     def discard(self, transport):
-        cdef Registered native
-        if not isinstance(transport, Registered):
+        if isinstance(transport, Registered):
+            self.part(transport)
+        else:
             self._others.discard(transport)
-            return
-        native = transport
+
+    cdef int part(self, Registered native) except -1:
         if native._clients is not self:
-            return
+            return 0
         native._clients = None
         if native._younger is NULL:
             self._youngest = native._older
@@ -151,6 +156,10 @@ cdef class Clients:
             (<Registered> native._older)._younger = native._younger
         native._older = native._younger = NULL
         self._count -= 1
+        return 0
+
+    cdef bint is_empty(self) except -1:
+        return self._count == 0 and not (self._others_data and len(self._others))
 
     def copy(self):
         """Return a list of them, the oldest first."""
@@ -170,7 +179,7 @@ cdef class Clients:
 
     def __len__(self):
         # (Its own len() is Python code, and a server asks for it at the end of each connection.)
-        return self._count + (len(self._others) if self._others.data else 0)
+        return self._count + (len(self._others) if self._others_data else 0)
 
     def __iter__(self):
         return iter(self.copy())
