@@ -179,6 +179,8 @@ cdef bint _get_writable(buf, Py_buffer* view) except -1:
 ctypedef int (*Step)(_ProactorBasePipeTransport) noexcept
 ctypedef PyObject* (*Receive)(_ProactorReadPipeTransport) noexcept
 ctypedef PyObject* (*ReceiveInto)(_ProactorReadPipeTransport, object) noexcept
+ctypedef int (*Fill)(_ProactorReadPipeTransport, object) noexcept
+ctypedef int (*Tell)(object, object) noexcept
 
 
 cdef int _read_of(_ProactorBasePipeTransport transport) except -1:
@@ -202,10 +204,20 @@ cdef PyObject* _receive_into_of(_ProactorReadPipeTransport transport, buf) excep
     return <PyObject*> got
 
 
+cdef int _fill_of(_ProactorReadPipeTransport transport, buffer) except -1:
+    return transport._receive_into(buffer)
+
+
+cdef int _tell_of(reader, buffer) except -1:
+    return tell_reader(reader, buffer)
+
+
 cdef Step _try_to_read = <Step> _read_of
 cdef Step _try_to_flush = <Step> _flush_of
 cdef Receive _try_to_receive = <Receive> _receive_of
 cdef ReceiveInto _try_to_receive_into = <ReceiveInto> _receive_into_of
+cdef Fill _try_to_fill = <Fill> _fill_of
+cdef Tell _try_to_tell = <Tell> _tell_of
 cdef object _ANY_SIZE = -1
 cdef str _data_received = 'data_received'
 cdef str _buffer_updated = 'buffer_updated'
@@ -1071,23 +1083,16 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef int _read_into_reader(self, reader, buffer) except -1:
         """Receive into a StreamReader's buffer, behind what is there, and have it told."""
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
-        try:
-            if not self._receive_into(buffer):
-                return 0
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, 'Fatal read error on socket transport')
+        cdef int got = _try_to_fill(self, buffer)
+        if got < 0:
+            return self._fail('Fatal read error on socket transport')
+        if not got:
             return 0
         if PyByteArray_GET_SIZE(buffer) == place:
             self._eof_received()
             return 0
-        try:
-            tell_reader(reader, buffer)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._fatal_error(exc, 'Fatal error: protocol.data_received() call failed.')
+        if _try_to_tell(reader, buffer) < 0:
+            return self._fail('Fatal error: protocol.data_received() call failed.')
         return 0
 
     cdef bint _receive_into(self, buffer) except -1:

@@ -22,7 +22,7 @@ from asyncio import futures
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
@@ -240,25 +240,33 @@ def recvfrom_into(BaseEventLoop loop not None, sock, buf, nbytes):
     return _attempt(sock, select.POLLIN, 'recvfrom_into', (buf, nbytes))
 
 
+cdef object _send(object sock, const void* start, Py_ssize_t size):
+    # Not by the ring: as the socket's own method, it lets a program die of SIGPIPE that wants to.
+    cdef int64_t sent = c_send(fileno(sock), start, size, c_MSG_DONTWAIT)
+    if sent == size:
+        return None
+    if sent < 0:
+        _got(-errno)
+        sent = 0
+    return sent
+
+
 def send(BaseEventLoop loop not None, sock, data):
     """Send what there is room for; return how many bytes that was, or None if it was all of data."""
     cdef Py_buffer view
     cdef Py_ssize_t size
     cdef int64_t sent
-    cdef int fd
-    if _may_go_past(loop, sock) and _get_buffer(data, &view, PyBUF_SIMPLE):
-        try:
-            size = view.len
+    if _may_go_past(loop, sock):
+        if type(data) is bytes:
+            size = PyBytes_GET_SIZE(data)
             if size <= _LARGE:
-                fd = fileno(sock)
-                # Not by the ring: as the socket's own method, it lets a program die of SIGPIPE that wants to.
-                sent = c_send(fd, view.buf, size, c_MSG_DONTWAIT)
-                if sent < 0:
-                    _got(-errno)
-                    sent = 0
-                return None if sent == size else sent
-        finally:
-            PyBuffer_Release(&view)
+                return _send(sock, PyBytes_AS_STRING(data), size)
+        elif _get_buffer(data, &view, PyBUF_SIMPLE):
+            try:
+                if view.len <= _LARGE:
+                    return _send(sock, view.buf, view.len)
+            finally:
+                PyBuffer_Release(&view)
     # What is no socket says so here, as on the selector loop.
     try:
         # (A send() of the user's need not know of flags.)
