@@ -33,7 +33,7 @@ from asyncio import (
 from asyncio.log import logger
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -1325,15 +1325,21 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     cdef bint _gather(self, data, Py_ssize_t size) except -1:
         """Add to what leaves with the tick; false if it would be too much."""
         cdef object gathered = self._gathered
-        if len(gathered) + size > self._gather_limit or self.ring.is_elsewhere():
+        cdef Py_ssize_t place
+        cdef bint first = type(gathered) is bytes
+        place = PyBytes_GET_SIZE(gathered) if first else PyByteArray_GET_SIZE(gathered)
+        if place + size > self._gather_limit or self.ring.is_elsewhere():
             return False
         if type(data) is not bytes:
             data = PyBytes_FromObject(data)
         # This may fail: then nothing was added.
-        if type(gathered) is bytes:
-            gathered = bytearray(gathered)
-        gathered += data
-        self._gathered = gathered
+        if first:
+            whole = PyByteArray_FromStringAndSize(NULL, place + size)
+            memcpy(PyByteArray_AS_STRING(whole), PyBytes_AS_STRING(gathered), place)
+            self._gathered = gathered = whole
+        else:
+            PyByteArray_Resize(gathered, place + size)
+        memcpy(PyByteArray_AS_STRING(gathered) + place, PyBytes_AS_STRING(data), size)
         self.ring.pays_to_gather()
         return True
 
