@@ -561,7 +561,7 @@ async def test_close_sends_all_to_a_slow_reader(loop, pair, tls):
     """So slow that the rest is sent long after close()."""
     ours, theirs = pair
     reader = asyncio.StreamReader(limit=4096)
-    data = some_bytes(3_000_000)
+    data = some_bytes(100_000_000)
 
     class Sends(Recorder):
         def connection_made(self, transport):
