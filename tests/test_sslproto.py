@@ -1313,7 +1313,7 @@ async def test_patched_stdlib(loop, pair, tls, monkeypatch, change):
 
 
 async def test_dropped_at_random_moments(loop, tls):
-    """Two thousand connections, by either end, at any moment of the handshake, of a transfer and of the end: no object is left."""
+    """Two thousand, by either end, at any moment of the handshake, of a transfer and of the end: no object is left."""
     rng = random.Random(7)
     alive = weakref.WeakSet()
     lost = []

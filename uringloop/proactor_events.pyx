@@ -178,7 +178,7 @@ cdef bint _get_writable(buf, Py_buffer* view) except -1:
 # NULL: a try costs as much as the rest of a step, as it keeps what is being handled.
 ctypedef int (*Step)(_ProactorBasePipeTransport) noexcept
 ctypedef PyObject* (*Receive)(_ProactorReadPipeTransport) noexcept
-ctypedef PyObject* (*ReceiveInto)(_ProactorReadPipeTransport, object) noexcept
+ctypedef int (*Decrypt)(SSLProtocol, object) noexcept
 ctypedef int (*Fill)(_ProactorReadPipeTransport, object) noexcept
 ctypedef int (*Tell)(object, object) noexcept
 
@@ -198,10 +198,8 @@ cdef PyObject* _receive_of(_ProactorReadPipeTransport transport) except NULL:
     return <PyObject*> data
 
 
-cdef PyObject* _receive_into_of(_ProactorReadPipeTransport transport, buf) except NULL:
-    got = transport._sock.recv_into(buf)
-    Py_INCREF(got)
-    return <PyObject*> got
+cdef int _decrypt_of(SSLProtocol tls, data) except -1:
+    return tls.bytes_received(data)
 
 
 cdef int _fill_of(_ProactorReadPipeTransport transport, buffer) except -1:
@@ -215,13 +213,10 @@ cdef int _tell_of(reader, buffer) except -1:
 cdef Step _try_to_read = <Step> _read_of
 cdef Step _try_to_flush = <Step> _flush_of
 cdef Receive _try_to_receive = <Receive> _receive_of
-cdef ReceiveInto _try_to_receive_into = <ReceiveInto> _receive_into_of
+cdef Decrypt _try_to_decrypt = <Decrypt> _decrypt_of
 cdef Fill _try_to_fill = <Fill> _fill_of
 cdef Tell _try_to_tell = <Tell> _tell_of
 cdef object _ANY_SIZE = -1
-cdef str _data_received = 'data_received'
-cdef str _buffer_updated = 'buffer_updated'
-cdef str _get_buffer = 'get_buffer'
 
 
 # ours: what isinstance() finds; differs[N2]
@@ -992,15 +987,13 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if not data:
             self._eof_received()
             return 0
-        if self._tls is not None:
-            try:
-                self._tls.bytes_received(data)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._fatal_error(exc, 'Fatal error: protocol.buffer_updated() call failed.')
+        # (Which may end with another protocol in its place.)
+        tls = self._tls
+        if tls is not None:
+            if _try_to_decrypt(tls, data) < 0:
+                return self._fail('Fatal error: protocol.buffer_updated() call failed.')
             return 0
-        received = call_method(self._protocol, _data_received, data)
+        received = call_method(self._protocol, 'data_received', data)
         if received is NULL:
             return self._fail('Fatal error: protocol.data_received() call failed.')
         steal(received)
@@ -1134,7 +1127,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     cdef int _read_into_protocol(self) except -1:
         cdef Py_buffer view
-        cdef PyObject* result = call_method(self._protocol, _get_buffer, _ANY_SIZE)
+        cdef PyObject* result = call_method(self._protocol, 'get_buffer', _ANY_SIZE)
         cdef int64_t got
         if result is NULL:
             return self._fail('Fatal error: protocol.get_buffer() call failed.')
@@ -1148,12 +1141,17 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             got = self._receive_at(view.buf, view.len)
             PyBuffer_Release(&view)
         else:
-            # It says itself what is wrong with the buffer.
-            result = _try_to_receive_into(self, buf)
-            if result is NULL:
+            try:
+                # It says itself what is wrong with the buffer.
+                got = self._sock.recv_into(buf)
+            except (BlockingIOError, InterruptedError):
                 self._more = False
-                return self._reading_failed(0)
-            got = steal(result)
+                return 0
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, 'Fatal read error on socket transport')
+                return 0
         if got == -EAGAIN:
             return 0
         if got < 0:
@@ -1161,7 +1159,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         if got == 0:
             self._eof_received()
             return 0
-        result = call_method(self._protocol, _buffer_updated, got)
+        result = call_method(self._protocol, 'buffer_updated', got)
         if result is NULL:
             return self._fail('Fatal error: protocol.buffer_updated() call failed.')
         steal(result)
