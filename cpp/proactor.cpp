@@ -928,7 +928,10 @@ inline bool Proactor::fill() noexcept {
   const std::int64_t clock = filled_at_ = read_clock();
   while (!queued_.empty()) {
     Operation* operation = table_.at(queued_.head);
-    if (goes_by_call(operation) && call(operation)) continue;
+    if (goes_by_call(operation)) {
+      filled_at_ = 0;  // which takes its time
+      if (call(operation)) continue;
+    }
     io_uring_sqe* sqe = ring_.get_sqe();
     if (sqe == nullptr) return false;
     table_.pop(&queued_);
@@ -1056,6 +1059,7 @@ int Proactor::spin(std::int64_t spin_ns) noexcept {
 
 void Proactor::back_off(std::int64_t timeout_ns) noexcept {
   const std::int64_t nap = timeout_ns < 0 || timeout_ns > kBackOff ? kBackOff : timeout_ns;
+  filled_at_ = 0;
   enter_ring(true, nap);
   if (refused_ != 0) kernel_.sleep(kernel_.self, nap);
 }

@@ -466,8 +466,16 @@ async def test_name_of_a_closed_socket_is_no_strangers(loop, connect, stack):
 # -- buffers of protocols --
 
 
-@pytest.mark.parametrize("buffer", [b"read-only", memoryview(bytearray(8))[::2], memoryview(b"read-only")],
-                         ids=["bytes", "not contiguous", "read-only view"])
+class Refusing:
+    def __len__(self):
+        return 8
+
+    def __buffer__(self, flags):
+        raise ValueError("of another kind than those that a buffer refuses with")
+
+
+@pytest.mark.parametrize("buffer", [b"read-only", memoryview(bytearray(8))[::2], memoryview(b"read-only"), Refusing()],
+                         ids=["bytes", "not contiguous", "read-only view", "refusing"])
 async def test_buffer_that_cannot_be_received_into(loop, pair, errors, buffer):
     class Protocol(Buffered):
         def get_buffer(self, sizehint):

@@ -166,10 +166,10 @@ cdef bint _is_plain(loop) except -1:
 
 
 cdef bint _get_writable(buf, Py_buffer* view) except -1:
-    """Get a buffer to receive into; false where it is none."""
+    """Get a buffer to receive into; false where it is none, of which recv_into() says why."""
     try:
         PyObject_GetBuffer(buf, view, PyBUF_WRITABLE)
-    except (BufferError, TypeError):
+    except BaseException:
         return False
     return True
 
