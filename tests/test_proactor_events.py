@@ -541,6 +541,26 @@ async def test_buffer_closes_the_socket(loop, pair, stack, errors):
     assert near.recv(100, socket.MSG_DONTWAIT) == b"a stranger's"
 
 
+async def test_socket_is_closed_between_no_room_and_the_wait_for_it(loop, connect, pair, errors):
+    """What was gathered has found no room; before the transport is run, the user closes its socket."""
+    if type(loop) is asyncio.SelectorEventLoop:
+        pytest.skip("it is never told, and an abort() trips over the number")
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    # (Where there was more than one in a tick, the next ones are gathered.)
+    transport.write(b"one")
+    transport.write(b"two")
+    await turns(2)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(65536))
+    transport.write(b"first")
+    loop.call_soon(ours.close)
+    loop.call_soon(transport.write, b"second")
+    assert (await protocol.lost).errno == errno.EBADF
+    assert not errors
+
+
 class Wrapper:
     """Not a socket.socket, but it works like one."""
 

@@ -890,6 +890,11 @@ cdef class _ProactorBasePipeTransport:
         if self._write_handle is None:
             # T18
             self._check_loop()
+            if self._lost():
+                # The user has closed the socket since there was no room.
+                self._drop_unsent()
+                self._fatal_error(os_error(-EBADF), 'Fatal write error on socket transport')
+                return 0
             handle = events.Handle(self._write_ready, (), self._loop, self._context)
             self._write_wait = self._loop._proactor._run_when_ready(self._sock, POLLOUT, handle)
             self._write_handle = handle
