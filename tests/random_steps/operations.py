@@ -5,6 +5,8 @@ import collections
 import errno
 import select
 
+from uringloop.sock_calls import Wait
+
 from random_steps.lines import RAISED
 
 # What a connection may end with once one side has left it.
@@ -133,5 +135,8 @@ def history(thing):
 
 def in_kernel(waiter):
     """Tell whether the operation of this future has been submitted and is not seen to be complete."""
+    if type(waiter) is Wait:
+        # In the readiness set, which the kernel has from its start on.
+        return not waiter.done()
     ov = getattr(waiter, "_ov", None)
     return ov is not None and ov.pending and "in flight" in repr(ov)
