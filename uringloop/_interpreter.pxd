@@ -10,6 +10,9 @@ cdef extern from *:
     // A new reference becomes an object of Cython's.
     static inline PyObject* steal(PyObject* object) { return object; }
 
+    // For an exception that is set: to be called in a try.
+    static inline int raise_pending(void) { return -1; }
+
     // A number that no other living thread has: that of pthread_self(3), without a call where the compiler knows how.
     #ifdef __has_builtin
     #if __has_builtin(__builtin_thread_pointer)
@@ -32,6 +35,7 @@ cdef extern from *:
     """
     unsigned version_tag(PyObject* cls)
     object steal(PyObject* reference)
+    int raise_pending() except -1
     uintptr_t this_thread() noexcept nogil
     enum: kHasGil
 

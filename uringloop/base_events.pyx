@@ -32,7 +32,7 @@ from collections import deque
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
-from ._interpreter cimport kHasGil, steal, this_thread, version_tag
+from ._interpreter cimport kHasGil, raise_pending, steal, this_thread, version_tag
 from ._overlapped cimport Ring
 
 cdef extern from "<sched.h>" nogil:
@@ -129,9 +129,6 @@ cdef extern from *:
         return 0;
     }
 
-    // For an exception that is set: to be called in a try.
-    static inline int raise_pending(void) { return -1; }
-
     static inline int is_only_ours(PyObject* object) {
     #ifdef Py_GIL_DISABLED
         (void)object;
@@ -220,7 +217,6 @@ cdef extern from *:
     int names_changed
     bint watch_names(object names) noexcept
     int call_in_context(PyObject* context, PyObject* callback, PyObject* args)
-    int raise_pending() except -1
     bint is_only_ours(PyObject*)
     int load(const int* flag) noexcept
     void store(int* flag, int value) noexcept

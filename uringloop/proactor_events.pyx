@@ -41,7 +41,7 @@ from libc.string cimport memcpy
 
 from ._interpreter cimport (
     PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw, _PyBytes_Resize,
-    steal, version_tag,
+    raise_pending, steal, version_tag,
 )
 from ._overlapped cimport (
     Completion, Ring, fileno, is_lost, is_plain_tcp, is_readable, number_of, os_error, socket_of,
@@ -101,15 +101,11 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
-    // For an exception that is set: to be called in a try.
-    static inline int raise_pending(void) { return -1; }
-
     // Has anybody a weak reference to an object of a class in C that allows them, or had one?
     static inline int had_weakrefs(PyObject* obj) {
         return *(PyObject**)((char*)obj + Py_TYPE(obj)->tp_weaklistoffset) != NULL;
     }
     """
-    int raise_pending() except -1
     bint had_weakrefs(object) noexcept
 
 # From this size on a read goes straight into the object that the protocol gets, up to that size: above, with
