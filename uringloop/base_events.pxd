@@ -1,7 +1,9 @@
 # What the modules above need of base_events.pyx.
+cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
+from ._interpreter cimport version_tag
 from ._overlapped cimport Owner, Ring
 
 
@@ -65,6 +67,19 @@ cdef class BaseEventLoop:
     cdef int _take_due(self) except -1
     cdef int _run_ready(self) except -1
     cdef int _run_in_debug(self, object handle) except -1
+
+
+cdef class Methods:
+    """Methods of a class of the stdlib, which C may go past as long as nobody has put others in their place."""
+    cdef type _cls
+    cdef dict _at_import
+    cdef unsigned _tag           # the class's version at which they were these; 0: nobody has looked
+
+    @cython.final
+    cdef inline bint are_the_stdlibs(self) except -1:
+        return self._tag != 0 and version_tag(<PyObject*> self._cls) == self._tag or self._look()
+
+    cdef bint _look(self) except -1
 
 
 # Who runs a callback without a Handle: the Handle that stands for it, what it does, and what it tells of an exception.

@@ -32,6 +32,10 @@ class ReadyOwner(Owner): ...
 @disjoint_base
 class ReadyHandle: ...
 
+@disjoint_base
+class Methods:
+    def __new__(cls, of: type, /, *names: str) -> Methods: ...
+
 # What Cython puts there.
 __test__: dict[str, str]
 __pyx_capi__: dict[str, object]

@@ -402,6 +402,21 @@ cdef int _look_at_names() except -1:
     return 0
 
 
+# ours: whether methods of a class are what they were
+cdef class Methods:
+    def __cinit__(self, type cls not None, *names):
+        self._cls = cls
+        self._at_import = {name: getattr(cls, name) for name in names}
+
+    cdef bint _look(self) except -1:
+        for name, function in self._at_import.items():
+            if getattr(self._cls, name, None) is not function:
+                return False
+        # (A look-up has given the class its version.)
+        self._tag = version_tag(<PyObject*> self._cls)
+        return True
+
+
 # ours: whether events.Handle and events.TimerHandle are what they were; differs[L1]
 cdef inline bint handles_are_plain() except -1:
     return handle_class_is_plain() and not is_patched(HANDLE)

@@ -41,14 +41,14 @@ from libc.string cimport memcpy
 
 from ._interpreter cimport (
     PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw, _PyBytes_Resize,
-    raise_pending, steal, version_tag,
+    raise_pending, steal,
 )
 from ._overlapped cimport (
     Completion, Ring, fileno, is_lost, is_plain_tcp, is_readable, number_of, os_error, socket_of,
 )
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, sockaddr_storage
 from . import stdlib_transports
-from .base_events cimport BaseEventLoop, ReadyHandle, handle_of, report_callback, run_callback
+from .base_events cimport BaseEventLoop, Methods, ReadyHandle, handle_of, report_callback, run_callback
 from .sslproto cimport SSLProtocol
 from .sslproto import connection_class as _ssl_protocol_class
 from .streams cimport reader_of, tell_reader
@@ -115,14 +115,11 @@ cdef Py_ssize_t _LARGEST = 120 * 1024
 cdef int _MARGIN = 64
 cdef object _PlainSocket = socket.socket
 # How it is closed: by two methods in Python and one in C.
-cdef object _socket_close = _PlainSocket.close
-cdef object _socket_real_close = _PlainSocket._real_close
+cdef Methods _closing_methods = Methods(_PlainSocket, 'close', '_real_close')
 cdef object _close_in_c = _socket.socket.close
-cdef bint _closes_as_known = (_PlainSocket.__bases__ == (_socket.socket,)
-                              and type(_socket_close) is type(_socket_real_close) is types.FunctionType
-                              and _socket_close.__module__ == _socket_real_close.__module__ == 'socket')
-# The version of the class at which both were these.
-cdef unsigned _socket_tag = 0
+cdef bint _closes_as_known = _PlainSocket.__bases__ == (_socket.socket,) and all([
+    type(function) is types.FunctionType and function.__module__ == 'socket'
+    for function in (_PlainSocket.close, _PlainSocket._real_close)])
 # Of which sockets asyncio sets TCP_NODELAY.
 cdef object _NODELAY = {(int(family), int(socket.SOCK_STREAM), int(socket.IPPROTO_TCP))
                         for family in (socket.AF_INET, socket.AF_INET6)}
@@ -130,10 +127,7 @@ cdef object _BufferedProtocol = protocols.BufferedProtocol
 cdef object _StreamReaderProtocol = streams.StreamReaderProtocol
 cdef bint _detach_takes_transport = DETACH_TAKES_TRANSPORT
 cdef object _Server = base_events.Server
-cdef object _server_attach = _Server._attach
-cdef object _server_detach = _Server._detach
-# The version of the class at which they were these.
-cdef unsigned _server_tag = 0
+cdef Methods _server_methods = Methods(_Server, '_attach', '_detach')
 cdef object _iov_max = IOV_MAX
 cdef Py_ssize_t _gather_one = GATHER_ONE
 cdef Py_ssize_t _gather_all = GATHER_ALL
@@ -267,16 +261,9 @@ cdef object _ask_for_names(dict extra, sock):
 
 # ours: sock.close(), of a socket of Python's own class by what it comes to in C
 cdef int _close_socket(sock) except -1:
-    global _socket_tag
-    if type(sock) is not _PlainSocket or not _closes_as_known:
+    if type(sock) is not _PlainSocket or not _closes_as_known or not _closing_methods.are_the_stdlibs():
         sock.close()
         return 0
-    if not _socket_tag or version_tag(<PyObject*> _PlainSocket) != _socket_tag:
-        # A look-up gives the class its version.
-        if _PlainSocket.close is not _socket_close or _PlainSocket._real_close is not _socket_real_close:
-            sock.close()
-            return 0
-        _socket_tag = version_tag(<PyObject*> _PlainSocket)
     sock._closed = True
     if sock._io_refs <= 0:
         _close_in_c(sock)
@@ -285,14 +272,7 @@ cdef int _close_socket(sock) except -1:
 
 # ours: Server._attach() and _detach(), by what they come to as long as they are the stdlib's
 cdef bint _is_plain_server(server) except -1:
-    global _server_tag
-    if type(server) is not _Server or not _detach_takes_transport:
-        return False
-    if not _server_tag or version_tag(<PyObject*> _Server) != _server_tag:
-        if _Server._attach is not _server_attach or _Server._detach is not _server_detach:
-            return False
-        _server_tag = version_tag(<PyObject*> _Server)
-    return True
+    return type(server) is _Server and _detach_takes_transport and _server_methods.are_the_stdlibs()
 
 
 cdef int _attach(server, _ProactorBasePipeTransport transport) except -1:

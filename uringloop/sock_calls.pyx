@@ -24,7 +24,6 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLongLongAndOverflow
-from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "<errno.h>" nogil:
@@ -39,10 +38,10 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
     int c_MSG_DONTWAIT "MSG_DONTWAIT"
 
-from ._interpreter cimport PyContext_CopyCurrent, version_tag
+from ._interpreter cimport PyContext_CopyCurrent
 from ._overlapped cimport Completion, Ring, fileno, is_lost, is_readable, number_of, os_error
 from ._sockaddr cimport has_plain_addresses, kind_of, sockaddr_storage
-from .base_events cimport BaseEventLoop, ReadyOwner, run_callback
+from .base_events cimport BaseEventLoop, Methods, ReadyOwner, run_callback
 from .transport_registry cimport Transports
 
 # What an attempt returns that has to be made again.
@@ -53,27 +52,15 @@ cdef object _PlainSocket = socket.socket
 cdef object _Future = futures.Future
 # More than this a socket's own method sends: it lets other threads run meanwhile.
 cdef Py_ssize_t _LARGE = 1024 * 1024
-# The methods that are gone past below, and the class's version at which they were seen to be the stdlib's.
-cdef tuple _METHODS = ('recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'send')
-cdef dict _stdlib_methods = {name: getattr(socket.socket, name) for name in _METHODS}
-cdef unsigned _socket_tag = 0
+# The methods that are gone past below.
+cdef Methods _socket_methods = Methods(socket.socket, 'recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'send')
 
 
 # -- attempts --
 
-cdef bint _look_at_sockets() except -1:
-    global _socket_tag
-    for name in _METHODS:
-        if getattr(_PlainSocket, name, None) is not _stdlib_methods[name]:
-            return False
-    _socket_tag = version_tag(<PyObject*> _PlainSocket)
-    return True
-
-
 cdef inline bint _is_plain(object sock) except -1:
     """Tell whether the methods of a socket are the stdlib's."""
-    return type(sock) is _PlainSocket and (
-        _socket_tag != 0 and version_tag(<PyObject*> _PlainSocket) == _socket_tag or _look_at_sockets())
+    return type(sock) is _PlainSocket and _socket_methods.are_the_stdlibs()
 
 
 cdef inline bint _may_go_past(BaseEventLoop loop, object sock) except -1:
