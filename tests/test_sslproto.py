@@ -53,7 +53,8 @@ class Peer:
             self.transport, self.protocol = await connecting
         return self
 
-    async def handshake(self):
+    async def handshake(self, behind=b""):
+        """behind: is sent together with the last message."""
         while True:
             try:
                 self.tls.do_handshake()
@@ -61,6 +62,7 @@ class Peer:
                 await self.flush()
                 await self.receive()
             else:
+                self.outgoing.write(behind)
                 await self.flush()
                 return
 
@@ -476,6 +478,56 @@ async def test_malformed_record(loop, pair, tls, wrong, behind):
     assert peer.protocol.data == (b"fine" if behind == "a record" else b"")
 
 
+# Of a record that this version of TLS does not have. The rest never comes.
+WRONG_HEADERS = {
+    "another version's": ("TLSv1_2", b"\x17\x03\x01\x00\x20"),
+    "too long": ("TLSv1_2", b"\x17\x03\x03\x44\x01"),
+    "too long for this one": ("TLSv1_3", b"\x17\x03\x03\x41\x01"),
+    "no such version": ("TLSv1_3", b"\x17\x03\x09\x00\x20"),
+    "a handshake in plain": ("TLSv1_3", b"\x16\x03\x03\x00\x20"),
+    "a change of ciphers": ("TLSv1_3", b"\x14\x03\x03\x00\x20"),
+    "an alert in plain": ("TLSv1_3", b"\x15\x03\x03\x00\x02"),
+}
+
+
+@pytest.mark.parametrize("behind", ["", "the end", "with the handshake"])
+@pytest.mark.parametrize("wrong", WRONG_HEADERS)
+async def test_malformed_header(loop, pair, tls, wrong, behind):
+    """OpenSSL knows it by the header alone, and it is not taken for the stream's end."""
+    version, header = WRONG_HEADERS[wrong]
+    for context in tls:
+        context.maximum_version = ssl.TLSVersion[version]
+    if behind == "with the handshake":
+        peer = await Peer.connect(loop, pair, tls, handshake=False)
+        await peer.handshake(header)
+        peer.transport, peer.protocol = await peer.connecting
+        assert isinstance(await peer.protocol.lost, ssl.SSLError)
+        return
+    peer = await Peer.connect(loop, pair, tls)
+    await peer.write(b"fine")
+    await peer.protocol.received(4)
+    await peer.send(header)
+    if behind == "the end":
+        peer.sock.shutdown(socket.SHUT_WR)
+    assert isinstance(await peer.protocol.lost, ssl.SSLError)
+    assert peer.protocol.data == b"fine"
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+async def test_part_of_a_record_is_not_counted(loop, pair, tls, version):
+    """The stdlib's OpenSSL has taken it: it is in no buffer of asyncio's."""
+    for context in tls:
+        context.maximum_version = ssl.TLSVersion[version]
+    peer = await Peer.connect(loop, pair, tls)
+    record = peer.encrypted(b"a" * 300)
+    await peer.send(record[:100])
+    await turns(5)
+    assert peer.transport.get_read_buffer_size() == 0
+    await peer.send(record[100:])
+    assert await peer.protocol.received(300) == b"a" * 300
+    await over(peer)
+
+
 @pytest.mark.parametrize("wrong", ["too long", "plain text"])
 async def test_malformed_handshake(loop, pair, tls, wrong):
     peer = await Peer.connect(loop, pair, tls, handshake=False)
@@ -749,6 +801,49 @@ async def test_program_reads_a_part_itself(loop, pair, tls, kind):
     await until(lambda: len(peer.protocol.data) >= 3)
     assert (taken, bytes(peer.protocol.data)) == (b"firstsec", b"ond")
     await over(peer)
+
+
+@pytest.mark.parametrize("when", ["resume_reading", "part of a record comes"])
+async def test_program_writes_itself(loop, pair, tls, when):
+    """By the ssl_object: it leaves as soon as asyncio looks."""
+    peer = await Peer.connect(loop, pair, tls)
+    peer.transport.get_extra_info("ssl_object").write(b"by itself")
+    if when == "resume_reading":
+        peer.transport.pause_reading()
+        peer.transport.resume_reading()
+    else:
+        await peer.send(peer.encrypted(b"a" * 100)[:20])
+    assert await peer.read(9) == b"by itself"
+    assert peer.transport.get_write_buffer_size() == 0
+    peer.transport.abort()
+
+
+async def test_program_writes_itself_beyond_the_limit(loop, pair, tls):
+    peer = await Peer.connect(loop, pair, tls)
+    peer.transport.get_extra_info("ssl_object").write(b"by itself")
+    assert "pause_writing" not in peer.protocol.calls
+    peer.transport.set_write_buffer_limits(5, 1)
+    assert peer.protocol.calls[-1] == "pause_writing"
+    peer.transport.abort()
+
+
+@pytest.mark.parametrize("write, data, error", [
+    ("write", memoryview(bytes(100))[::2], BufferError),
+    ("writelines", ["abc"], TypeError),
+    ("writelines", [None], TypeError),
+])
+async def test_what_is_no_bytes(loop, pair, tls, errors, write, data, error):
+    """The ssl module says what is wrong with it, when its turn comes."""
+    peer = await Peer.connect(loop, pair, tls)
+    with contextlib.suppress(TypeError):
+        getattr(peer.transport, write)(data)
+    peer.transport.write(b"behind it")
+    lost = await peer.protocol.lost
+    assert type(lost) is error
+    assert "cast" not in str(lost) and "len()" not in str(lost)
+    # (The stdlib's sslproto comes to it a second time.)
+    assert {type(context["exception"]) for context in errors} == {error}
+    errors.clear()
 
 
 @pytest.mark.parametrize("where", ["data_received", "buffer_updated", "get_buffer", "eof_received", "pause_writing"])

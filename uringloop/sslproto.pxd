@@ -45,6 +45,8 @@ cdef class SSLProtocol:
     cdef Py_ssize_t _length                  # of that one, once its header has come
     cdef Py_ssize_t _single                  # of the one that is whole, where there is no other
     cdef unsigned char _header[5]
+    cdef int _version                        # the last byte of the version in each header, once that is known
+    cdef int _first_kind                     # of records, in this version
     cdef bytes _received                     # what has come, and _decrypt() is to give to OpenSSL; None: nothing
     cdef Py_ssize_t _whole                   # how much of that are whole records
     cdef Py_ssize_t _seen                    # how much of it there was when OpenSSL was asked; -1: it has more
@@ -90,6 +92,9 @@ cdef class SSLProtocol:
     cdef int _read(self) except -1
     cdef int _read_into_buffer(self) except -1
     cdef int _read_bytes(self) except -1
+    cdef Py_ssize_t _length_of(self, const unsigned char* header) noexcept
+    cdef int _know_headers(self) except -1
+    cdef int _be_eager(self) noexcept
     cdef Py_ssize_t _count_whole(self) except? -1
     cdef object _decrypt(self)
     cdef object _decrypt_received(self)

@@ -67,13 +67,19 @@ cdef object _UsualSSLObject = _SSLObject
 cdef dict _ssl_object_attributes = dict(vars(_SSLObject)) if _SSLObject is not None else {}
 cdef object _StreamReaderProtocol = streams.StreamReaderProtocol
 
-# What a record holds at most, and what one can be at most with the rest of it (RFC 5246, 6.2.3).
+# What a record holds at most, and what it is at most with the rest of it (RFC 8446, 5.2; before TLS 1.3 there may
+# be more, but OpenSSL makes none and says by itself what it takes).
 cdef int _RECORD = 16384
-cdef int _LONGEST_RECORD = 16384 + 2048
+cdef int _LONGEST_RECORD = 16384 + 256
 # Its header, and the kinds that there are.
 cdef int _HEADER = 5
 cdef int _FIRST_KIND = 20
 cdef int _LAST_KIND = 23
+# Behind the handshake, by what SSLObject.version() says: the last byte of the version in a header, and the first of
+# the kinds. (From TLS 1.3 on all are application data, from outside.)
+cdef dict _HEADERS = {'TLSv1': (1, _FIRST_KIND), 'TLSv1.1': (2, _FIRST_KIND), 'TLSv1.2': (3, _FIRST_KIND),
+                      'TLSv1.3': (3, _LAST_KIND)}
+cdef int _ANY = -1
 # How much get_buffer() offers, and how much is handed on at once, in whole records: below what glibc maps memory for.
 cdef Py_ssize_t _BUFFER = 112 * 1024
 cdef Py_ssize_t _PART = 6 * 16384
@@ -107,14 +113,6 @@ cdef list _STATES = [SSLProtocolState.UNWRAPPED, SSLProtocolState.DO_HANDSHAKE, 
                      SSLProtocolState.FLUSHING, SSLProtocolState.SHUTDOWN]
 cdef list _APP_STATES = [AppProtocolState.STATE_INIT, AppProtocolState.STATE_CON_MADE,
                          AppProtocolState.STATE_EOF, AppProtocolState.STATE_CON_LOST]
-
-
-# ours: the length of a record with this header; 0: it is none
-cdef Py_ssize_t _length_of(const unsigned char* header) noexcept:
-    cdef Py_ssize_t length = _HEADER + 256 * header[3] + header[4]
-    if not _FIRST_KIND <= header[0] <= _LAST_KIND or header[1] != 3 or length > _HEADER + _LONGEST_RECORD:
-        return 0
-    return length
 
 
 # ours: bytes to be filled
@@ -389,6 +387,7 @@ cdef class SSLProtocol:
         self._ssl_shutdown_timeout = ssl_shutdown_timeout
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._version, self._first_kind = _ANY, _FIRST_KIND
         self._state_now = UNWRAPPED
         self._app_state_now = STATE_INIT if call_connection_made else STATE_CON_MADE
         self._sslobj = sslcontext.wrap_bio(
@@ -581,6 +580,7 @@ cdef class SSLProtocol:
                 raise handshake_exc
 
             peercert = sslobj.getpeercert()
+            self._know_headers()
         except Exception as exc:
             # (No cycle with its own traceback.)
             handshake_exc = None
@@ -728,6 +728,8 @@ cdef class SSLProtocol:
 
     # stdlib: SSLProtocol._control_app_writing
     def _control_app_writing(self):
+        # (The program may have written by the ssl_object.)
+        self._output_due = True
         self._control_writing()
 
     # stdlib: SSLProtocol._get_write_buffer_size
@@ -766,7 +768,8 @@ cdef class SSLProtocol:
 
     # stdlib: SSLProtocol._get_read_buffer_size
     def _get_read_buffer_size(self):
-        return self._incoming.pending
+        # Without what has come of the last one, which OpenSSL would have taken already.
+        return max(<Py_ssize_t> self._incoming.pending - self._partial, 0)
 
     # stdlib: SSLProtocol.pause_writing
     def pause_writing(self):
@@ -856,6 +859,29 @@ cdef class SSLProtocol:
             self._feed(data, start, size)
         return self._advance()
 
+    cdef Py_ssize_t _length_of(self, const unsigned char* header) noexcept:
+        """Return the length of a record with this header; 0: it is for OpenSSL to say what is wrong with it."""
+        cdef Py_ssize_t length = _HEADER + 256 * header[3] + header[4]
+        if not self._first_kind <= header[0] <= _LAST_KIND or length > _HEADER + _LONGEST_RECORD \
+                or header[1] != 3 or self._version != _ANY and header[2] != self._version:
+            return 0
+        return length
+
+    cdef int _know_headers(self) except -1:
+        """From here on it is known what records are like."""
+        if self._usual:
+            self._version, self._first_kind = _HEADERS.get(self._ssl_object.version(), (_ANY, _FIRST_KIND))
+            if self._partial >= _HEADER and not self._length_of(self._header):
+                self._be_eager()
+        return 0
+
+    cdef int _be_eager(self) noexcept:
+        """Have OpenSSL look at whatever comes: it says what is wrong, or understands it."""
+        self._eager = True
+        self._clean = False
+        self._partial = 0
+        return 0
+
     cdef Py_ssize_t _measure(self, const unsigned char* start, Py_ssize_t size) noexcept:
         """Return where the last whole record of these bytes ends; 0 if there is none, or their headers do not tell."""
         cdef Py_ssize_t place = 0
@@ -865,7 +891,7 @@ cdef class SSLProtocol:
                 return 0
             place = self._length - self._partial
         while size - place >= _HEADER:
-            length = _length_of(start + place)
+            length = self._length_of(start + place)
             if not length:
                 return 0
             if length > size - place:
@@ -892,12 +918,9 @@ cdef class SSLProtocol:
                 self._partial += 1
                 place += 1
                 if self._partial == _HEADER:
-                    self._length = _length_of(self._header)
+                    self._length = self._length_of(self._header)
                     if not self._length:
-                        # It is for OpenSSL to say what is wrong with it, or to understand it.
-                        self._eager = True
-                        self._clean = False
-                        self._partial = 0
+                        self._be_eager()
                         return 0
             if self._partial < _HEADER:
                 break
@@ -914,6 +937,9 @@ cdef class SSLProtocol:
                 self._single = last
             elif whole:
                 self._clean = False
+            else:
+                # (The program may have written by the ssl_object, and OpenSSL is not asked.)
+                self._output_due = True
         return 0
 
     cdef int _advance(self) except -1:
@@ -929,6 +955,8 @@ cdef class SSLProtocol:
 
     def _resume(self):
         """Go on where resume_reading() was called."""
+        # (The program may have written by the ssl_object.)
+        self._output_due = True
         if self._state_now != DO_HANDSHAKE:
             self._advance()
 
@@ -1149,7 +1177,7 @@ cdef class SSLProtocol:
         try:
             data = _new_bytes(room)
             while place < self._whole:
-                length = self._length if self._partial else _length_of(start + place)
+                length = self._length if self._partial else self._length_of(start + place)
                 step = length - self._partial
                 self._incoming.write(view[place:place + step])
                 place += step
@@ -1260,7 +1288,7 @@ cdef class SSLProtocol:
         if self._clean and not self._single and not self._ssl_reading_paused and not self._idle_is_stopped:
             return 0
         # Without what has come of the last one: it must become whole, however low the limit is.
-        size = max(<Py_ssize_t> self._incoming.pending - self._partial, 0)
+        size = self._get_read_buffer_size()
         if size >= self._incoming_high_water and not self._ssl_reading_paused:
             self._ssl_reading_paused = True
             self._transport.pause_reading()
@@ -1322,12 +1350,18 @@ cdef class SSLProtocol:
             while backlog:
                 # differs[P5]
                 data = self._take_first()
+                try:
+                    view = memoryview(data).cast('B')
+                except Exception:
+                    # It is no bytes: OpenSSL's module says so.
+                    self._ssl_object.write(data)
+                    raise
                 if not len(data):
+                    view.release()
                     # Of which no record is made.
                     del backlog[0]
                     continue
                 done = 0
-                view = memoryview(data).cast('B')
                 size = len(view)
                 try:
                     while done < size:
