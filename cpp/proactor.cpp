@@ -43,6 +43,8 @@ constexpr unsigned kMostRefusals = 100;
 constexpr std::int64_t kRefusalPatience = 2000000000;
 // Waits in a row that end by a signal, before it is asked whether there was one.
 constexpr unsigned kMostInterruptions = 100;
+// What a poll tells of unasked, by poll(2).
+constexpr std::uint32_t kAlways = POLLERR | POLLHUP;
 // Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
 constexpr int kOverflowTries = 8;
 
@@ -382,7 +384,7 @@ void Proactor::lose_file(int fd, const Operation* but, bool unasked) noexcept {
     operation->cancel_error = -EBADF;
     if (operation->state != State::kWaiting) continue;
     come_back(operation);
-    complete(operation, -EBADF, 0);
+    complete(operation, -EBADF, sent_by(*operation));
   }
 }
 
@@ -397,7 +399,6 @@ void Proactor::forget(int fd) noexcept {
 // The readers of a descriptor come before its writers, as on a selector, and the older before the
 // younger.
 void Proactor::tell_ready(int fd, std::uint32_t events) noexcept {
-  constexpr std::uint32_t kAlways = POLLERR | POLLHUP;
   std::uint32_t heard = 0;
   bool left = false;
   for (const bool reading : {true, false}) {
@@ -414,7 +415,10 @@ void Proactor::tell_ready(int fd, std::uint32_t events) noexcept {
         continue;
       }
       come_back(operation);
-      complete(operation, 0, holds);
+      if (operation->flags & kPolling)
+        send_on(operation);
+      else
+        complete(operation, 0, holds);
     }
   }
   // A single interest is told once, to all who shared it; who has heard nothing wants it again.
@@ -455,7 +459,7 @@ void Proactor::cancel(std::uint64_t key, int error) noexcept {
   }
   if (operation->state == State::kWaiting) {
     come_back(operation);
-    complete(operation, operation->cancel_error, 0);
+    complete(operation, operation->cancel_error, sent_by(*operation));
   }
   // What is left of a single interest is told to nobody, once.
   if (repeated) ask_for_readiness(operation->fd);
@@ -500,7 +504,7 @@ std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length
   for (std::uint32_t slot = table_.first_on(fd); slot != kNoSlot;
        slot = table_.next_on(table_.at(slot))) {
     const Operation* other = table_.at(slot);
-    const bool over = other->state != State::kQueued && other->state != State::kInFlight;
+    const bool over = other->state == State::kCompleted || other->state == State::kTaken;
     if (owns_buffer(other->kind) && !over) return 0;
   }
   const std::int64_t result =
@@ -553,7 +557,21 @@ void Proactor::complete(Operation* operation, int error, std::int64_t result) no
   operation->error = error;
   operation->result = result;
   operation->state = State::kCompleted;
+  // As on a selector, and as in tell_ready(): the reader of a descriptor comes before its writer.
+  Operation* writer = operation->poll_mask & POLLIN ? completed_writer(*operation) : nullptr;
+  if (writer != nullptr) table_.unlink(&completed_, writer);
   table_.push(&completed_, operation);
+  if (writer != nullptr) table_.push(&completed_, writer);
+}
+
+Operation* Proactor::completed_writer(const Operation& reader) noexcept {
+  if (reader.fd_next == kNoSlot && reader.fd_previous == kNoSlot) return nullptr;
+  for (std::uint32_t slot = table_.first_on(reader.fd); slot != kNoSlot;
+       slot = table_.next_on(table_.at(slot))) {
+    Operation* other = table_.at(slot);
+    if (other->state == State::kCompleted && (other->poll_mask & (POLLIN | POLLOUT)) == POLLOUT) return other;
+  }
+  return nullptr;
 }
 
 // Out of flight, or out of the readiness set: every operation that was there comes through here, and has
@@ -587,6 +605,8 @@ inline Proactor::Outcome Proactor::outcome_of(const Operation& operation, int re
     return Outcome::kInterrupted;
   if (!polled && (result == -EAGAIN || result == 0)) return Outcome::kNoRoom;
   if (result < 0) return Outcome::kFailed;
+  const std::uint32_t asked = (sending ? POLLOUT : operation.poll_mask) | kAlways;
+  if (polled && result > 0 && !(static_cast<std::uint32_t>(result) & asked)) return Outcome::kUnasked;
   if (!sending) return Outcome::kReady;
   return polled ? Outcome::kRoom : Outcome::kShort;
 }
@@ -605,7 +625,7 @@ void Proactor::finish(Operation* operation, int result) noexcept {
     case Outcome::kWhole:
       return complete(operation, 0, done);
     case Outcome::kCancelled:
-      return complete(operation, operation->cancel_error, sending ? done : 0);
+      return complete(operation, operation->cancel_error, sent_by(*operation));
     case Outcome::kRefused:
       // What comes of the call is the answer, whatever it is (a network's own EPERM comes again).
       operation->flags |= kByCall;
@@ -626,9 +646,10 @@ void Proactor::finish(Operation* operation, int result) noexcept {
       return queue_again(operation);
     case Outcome::kFailed:
       return complete(operation, result, done);
+    case Outcome::kUnasked:
+      return wait_in_set(operation);
     case Outcome::kRoom:
-      operation->flags &= static_cast<std::uint16_t>(~kPolling);
-      return queue_again(operation);
+      return send_on(operation);
     case Outcome::kShort:
       // There is no room for the rest now.
       operation->flags |= kPolling;
@@ -644,6 +665,24 @@ void Proactor::let_wait(Operation* operation) noexcept {
   operation->flags |= kMayWait;
   operation->retries = 0;
   queue_again(operation);
+}
+
+// There is room.
+void Proactor::send_on(Operation* operation) noexcept {
+  operation->flags &= static_cast<std::uint16_t>(~(kPolling | kByReadiness));
+  queue_again(operation);
+}
+
+// The ring would tell the same at once, again and again: a POLL_ADD is told whenever the peer has ended its side
+// (POLLRDHUP), asked or not.  epoll(7) tells of that only who asks.
+void Proactor::wait_in_set(Operation* operation) noexcept {
+  operation->flags |= kByReadiness;
+  if (operation->flags & kPolling) operation->poll_mask = POLLOUT;
+  begin_flight(operation, State::kWaiting);
+  const int error = ask_for_readiness(operation->fd, operation);
+  if (error >= 0) return;
+  come_back(operation);
+  complete(operation, error, sent_by(*operation));
 }
 
 bool Proactor::is_once_too_often(Operation* operation) noexcept {
@@ -1196,7 +1235,7 @@ void Proactor::send_queued() noexcept {
          other = table_.next_on(table_.at(other))) {
       const Operation* before = table_.at(other);
       if (before != operation && owns_buffer(before->kind) &&
-          (before->state == State::kInFlight ||
+          (before->state == State::kInFlight || before->state == State::kWaiting ||
            (before->state == State::kQueued && (before->flags & kPolling))))
         first = false;
     }
@@ -1311,7 +1350,7 @@ void Proactor::close() noexcept {
       disown(operation, -ECANCELED);
     } else if (operation->state == State::kWaiting) {
       come_back(operation);
-      complete(operation, -ECANCELED, 0);
+      complete(operation, -ECANCELED, sent_by(*operation));
     }
     operation->flags &= static_cast<std::uint16_t>(~kLive);
   }

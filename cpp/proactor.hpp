@@ -16,7 +16,8 @@
 // called by who takes the bytes.  Sending kinds give the kernel the caller's buffer and complete
 // when all of it is out; short sends, -EAGAIN and -EINTR are resumed here.  What waits on a
 // descriptor that belongs to the user waits in an epoll set instead (start_wait(), Readiness):
-// there it holds no file open, begins at once, and ends at once.
+// there it holds no file open, begins at once, and ends at once.  So does what waits for room where the
+// peer sends no more, of which a POLL_ADD would tell and tell.
 //
 // A kernel may refuse one operation and allow the others (Refusal): what it refuses is done here, by the
 // system call of the same name when its turn comes, and a POLL_ADD waits for room as ever.
@@ -336,13 +337,21 @@ class Proactor {
     kInterrupted,  // ended without us: by a signal, or with the thread that had submitted it
     kNoRoom,       // of a send: to be polled for room
     kFailed,
-    kReady,  // of a poll
+    kUnasked,  // of a poll: nothing of what it was to tell
+    kReady,    // of a poll
     kRoom,   // of a send's poll: to be sent on
     kShort,  // of a send: a part is out
   };
   Outcome outcome_of(const Operation& operation, int result) const noexcept;
   void finish(Operation* operation, int result) noexcept;
   void let_wait(Operation* operation) noexcept;
+  void send_on(Operation* operation) noexcept;
+  void wait_in_set(Operation* operation) noexcept;
+  Operation* completed_writer(const Operation& reader) noexcept;
+  // What an operation that does not end by itself has to tell as its result.
+  static std::int64_t sent_by(const Operation& operation) noexcept {
+    return owns_buffer(operation.kind) ? static_cast<std::int64_t>(operation.done) : 0;
+  }
   bool is_once_too_often(Operation* operation) noexcept;
   void dispatch(const io_uring_cqe& cqe) noexcept;
   void hear(Operation* operation, const io_uring_cqe& cqe) noexcept;

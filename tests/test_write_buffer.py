@@ -57,6 +57,70 @@ async def test_resume_writing_at_the_low_water_mark(loop, connect, pair, pieces)
     assert await protocol.lost is None
 
 
+def count_turns(loop, monkeypatch):
+    """Return a function that tells how many turns the loop has taken."""
+    if hasattr(loop, "stats"):
+        return lambda: loop.stats()["turns"]
+    count = 0
+    select = loop._selector.select
+
+    def counting(timeout=None):
+        nonlocal count
+        count += 1
+        return select(timeout)
+
+    monkeypatch.setattr(loop._selector, "select", counting)
+    return lambda: count
+
+
+@pytest.mark.parametrize("when", ["before the write", "behind the write", "while it does not read", "while it closes"])
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_peer_that_has_ended_and_does_not_read(loop, connect, pair, monkeypatch, when, size):
+    """The loop sleeps until there is room, and all arrives."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours, lambda: Recorder(keep_open=True))
+    if when == "before the write":
+        theirs.shutdown(socket.SHUT_WR)
+        await until(lambda: protocol.calls[-1] == "eof_received")
+    before = fill(ours)
+    data = some_bytes(size)
+    transport.write(data)
+    if when == "while it does not read":
+        transport.pause_reading()
+    if when == "while it closes":
+        transport.close()
+    if when != "before the write":
+        theirs.shutdown(socket.SHUT_WR)
+    await asyncio.sleep(0.05)
+    turns_taken = count_turns(loop, monkeypatch)
+    first = turns_taken()
+    await asyncio.sleep(0.2)
+    assert turns_taken() - first < 20
+    assert await read_exactly(loop, theirs, before + size) == bytes(before) + data
+    if when == "while it closes":
+        assert await protocol.lost is None
+    else:
+        assert not protocol.lost.done() and transport.get_write_buffer_size() == 0
+        transport.abort()
+
+
+async def test_reader_comes_before_the_writer(loop, connect, pair):
+    """Of one transport, in one turn, whichever was ready first."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    fill(ours)
+    transport.write(bytes(100_000))
+    await turns(5)
+    assert protocol.calls[-1] == "pause_writing"
+    # There is room first, and then something to read, before the loop looks again.
+    while drain(theirs):
+        pass
+    theirs.send(b"x")
+    await until(lambda: "resume_writing" in protocol.calls)
+    assert protocol.calls[-2:] == ["data_received", "resume_writing"]
+    transport.abort()
+
+
 async def test_no_pause_for_what_there_is_room_for(connect, pair):
     transport, protocol = await connect(pair[0])
     transport.set_write_buffer_limits(0)

@@ -827,8 +827,9 @@ void SimulatedKernel::remember(const Ring& ring, std::uint64_t user_data) {
 
 // What must be so before a request can go on.
 std::uint32_t SimulatedKernel::wanted_events(const Request& request) const {
+  // (IO_POLL_UNMASK: asked or not, a poll is told of these.)
   if (request.sqe.opcode == IORING_OP_POLL_ADD)
-    return request.sqe.poll32_events | POLLERR | POLLHUP;
+    return request.sqe.poll32_events | POLLERR | POLLHUP | POLLRDHUP;
   return POLLOUT | POLLERR | POLLHUP;
 }
 

@@ -8,6 +8,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "support.hpp"
 
@@ -476,6 +477,125 @@ TEST_CASE("leave_polls: they end at once, and the ring's close ends them in the 
   simulation.kernel.put(theirs, "late");
   simulation.turn();
   CHECK(simulation.collector.count() == 2);
+}
+
+// -- whose peer sends no more: a POLL_ADD tells of that (POLLRDHUP) whatever it was asked for --
+
+// Our end has no room, and has heard the end of what theirs sends; all that was sent stands in it.
+std::string fill_and_end(const std::pair<int, int>& pair) {
+  std::string sent;
+  const std::string block = some_bytes(4096);
+  for (ssize_t count; (count = send(pair.first, block.data(), block.size(), MSG_DONTWAIT | MSG_NOSIGNAL)) > 0;)
+    sent += block.substr(0, static_cast<std::size_t>(count));
+  REQUIRE(errno == EAGAIN);
+  REQUIRE(shutdown(pair.second, SHUT_WR) == 0);
+  return sent;
+}
+
+std::string take_all(int fd) {
+  std::string taken;
+  char block[4096];
+  for (ssize_t count; (count = recv(fd, block, sizeof(block), MSG_DONTWAIT)) > 0;)
+    taken.append(block, static_cast<std::size_t>(count));
+  return taken;
+}
+
+void take_turns(Real* real, int count) {
+  for (int turns = 0; turns < count; ++turns) real->collector.turn(0);
+}
+
+TEST_CASE("real: a poll for room is told of room, and not that the peer has ended") {
+  Real real;
+  const auto pair = real_pair();
+  fill_and_end(pair);
+  const std::int64_t key = real.proactor.start_poll(Kind::kPoll, pair.first, POLLOUT);
+  take_turns(&real, 8);
+  CHECK(!real.collector.has(key));
+  // Nothing is left that would end a sleep.
+  const std::uint64_t enters = real.proactor.enters();
+  CHECK(real.proactor.turn(20000000) == 0);
+  CHECK(real.proactor.enters() == enters + 1);
+  CHECK(!real.collector.has(key));
+  take_all(pair.second);
+  CHECK(real.collector.until_all({key}, 20));
+  CHECK(real.collector[key].error == 0);
+  CHECK(real.collector[key].result == POLLOUT);
+  close(pair.first);
+  close(pair.second);
+}
+
+TEST_CASE("real: a send for which there is no room goes on when there is, though the peer has ended") {
+  Real real;
+  const auto pair = real_pair();
+  const std::string before = fill_and_end(pair);
+  const std::string bytes = some_bytes(300000);
+  const std::int64_t key = real.proactor.start_send(pair.first, bytes.data(), bytes.size(), 0);
+  take_turns(&real, 8);
+  CHECK(real.proactor.peek(static_cast<std::uint32_t>(key))->state == State::kWaiting);
+  // Whoever would send at once has to wait behind it.
+  const std::string late = some_bytes(Proactor::kSendNow);
+  CHECK(real.proactor.send_now(pair.first, late.data(), late.size(), 0) == 0);
+  std::string taken;
+  CHECK(real.collector.until([&] {
+    taken += take_all(pair.second);
+    return real.collector.has(key);
+  }));
+  taken += take_all(pair.second);
+  CHECK(real.collector[key].error == 0);
+  CHECK(real.collector[key].result == 300000);
+  CHECK(taken == before + bytes);
+  close(pair.first);
+  close(pair.second);
+}
+
+TEST_CASE("real: a send that waits for room of a peer that has ended tells at its end what is out") {
+  for (const bool by_close : {false, true}) {
+    CAPTURE(by_close);
+    Real real;
+    const auto pair = real_pair();
+    const std::string before = fill_and_end(pair);
+    const std::string bytes = some_bytes(1000000);
+    const std::int64_t key = real.proactor.start_send(pair.first, bytes.data(), bytes.size(), 0);
+    take_turns(&real, 8);
+    std::string taken = take_all(pair.second);
+    take_turns(&real, 8);
+    CHECK(real.proactor.peek(static_cast<std::uint32_t>(key))->state == State::kWaiting);
+    if (by_close)
+      real.proactor.close();
+    else
+      real.proactor.cancel(key_of(key));
+    real.collector.collect();
+    taken += take_all(pair.second);
+    CHECK(real.collector[key].error == -ECANCELED);
+    CHECK(real.collector[key].result == static_cast<std::int64_t>(taken.size() - before.size()));
+    CHECK(real.collector[key].result > 0);
+    close(pair.first);
+    close(pair.second);
+  }
+}
+
+TEST_CASE("real: the reader of a descriptor is told before its writer, whoever was ready first") {
+  Real real;
+  const auto pair = real_pair();
+  std::string sent;
+  const std::string block = some_bytes(4096);
+  while (send(pair.first, block.data(), block.size(), MSG_DONTWAIT) > 0) {
+  }
+  const std::int64_t writer = real.proactor.start_poll(Kind::kPoll, pair.first, POLLOUT);
+  const std::int64_t reader = real.proactor.start_poll(Kind::kPoll, pair.first, POLLIN);
+  take_turns(&real, 2);
+  take_all(pair.second);
+  REQUIRE(write(pair.second, "x", 1) == 1);
+  REQUIRE(real.proactor.turn(0) == 0);
+  std::vector<std::int64_t> told;
+  Completion completion;
+  while (real.proactor.next(&completion)) {
+    told.push_back(static_cast<std::int64_t>(completion.key));
+    real.proactor.release(completion.key);
+  }
+  CHECK(told == std::vector<std::int64_t>{reader, writer});
+  close(pair.first);
+  close(pair.second);
 }
 
 }  // namespace
