@@ -1,13 +1,17 @@
 """Datagram endpoints: empty datagrams, errors that end nothing, a queue that is always sent."""
 
+import array
 import asyncio
 import contextlib
 import errno
 import socket
 import struct
+import subprocess
+import sys
 
 import pytest
 
+from loop_factories import expression_of
 from support import closed, needs_ipv6, some_bytes, turns, until
 
 
@@ -123,10 +127,47 @@ async def test_connected(endpoint, peer):
 
 async def test_sendto_refuses_what_is_no_bytes(endpoint):
     a = await endpoint()
-    for wrong in ("text", 1, None):
-        with pytest.raises(TypeError):
+    for wrong, name in (("text", "str"), (1, "int"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"data argument must be a bytes-like object, not '{name}'"):
             a[0].sendto(wrong, ("127.0.0.1", 1))
     await closed(a)
+    with pytest.raises(TypeError, match="data argument must be a bytes-like object, not 'str'"):
+        a[0].sendto("text", ("127.0.0.1", 1))
+
+
+async def test_items_wider_than_a_byte(endpoint, narrow):
+    """They leave at once, and are counted in bytes where they don't."""
+    ours, theirs = narrow
+    a = await endpoint(sock=ours)
+    data = array.array("d", [1.0] * 128)
+    for _ in range(3):
+        a[0].sendto(memoryview(data))
+        assert theirs.recv(2000) == data.tobytes()
+        assert a[0].get_write_buffer_size() == 0
+    while not a[1].calls:
+        a[0].sendto(memoryview(data))
+    assert a[1].calls == ["pause_writing"]
+    a[0].abort()
+    await a[1].lost
+
+
+def test_sending_is_audited(loop_factory):
+    """As socket.sendto() does it; PEP 578. (A hook stays: so in a process of its own.)"""
+    code = f"""
+import asyncio, sys, uringloop
+seen = []
+sys.addaudithook(lambda name, args: seen.append(args) if name == 'socket.sendto' else None)
+async def main():
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        asyncio.DatagramProtocol, local_addr=('127.0.0.1', 0))
+    transport.sendto(b'data', ('127.0.0.1', 9))
+    transport.close()
+with asyncio.Runner(loop_factory={expression_of(loop_factory)}) as runner:
+    runner.run(main())
+(sock, address), = seen
+assert address == ('127.0.0.1', 9), address
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
 async def test_sendto_copies_what_is_mutable(loop, endpoint, narrow):

@@ -80,6 +80,37 @@ interpreters.destroy(made)
 REFUSED = "refused: set_wakeup_fd only works in main thread of the main interpreter"
 
 
+GREEN = """
+import socket
+true_socket = socket.socket
+
+class Green:
+    'A socket that is none, as those of gevent and eventlet.'
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        self._sock = true_socket(family, type, proto, fileno)
+    def __getattr__(self, name):
+        return getattr(self.__dict__['_sock'], name)
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        self._sock.close()
+    def accept(self):
+        fd, address = self._sock._accept()
+        return Green(fileno=fd), address
+
+socket.socket = socket.SocketType = Green
+"""
+
+
+def test_another_library_s_sockets(loop_factory):
+    """Put into the place of socket.socket before anything is imported."""
+    name = expression_of(loop_factory, "__import__('uringloop')")
+    work = GREEN + WORK.format(path=sys.path, loop_factory=name)
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, timeout=30)
+    assert done.stdout.splitlines()[0] == "there", done.stderr
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("where, signals", [
     ("in the thread that imports threading", REFUSED),
     ("in the main thread when another has imported threading", "a signal"),

@@ -232,6 +232,23 @@ async def test_patched_run(loop):
     assert ("made after",) not in ran
 
 
+async def test_patched_run_sees_transports(loop, connect, pair):
+    """Profilers wrap it, to find out what is slow."""
+    ours, theirs = pair
+    run, ran = events.Handle._run, []
+
+    def patched(self):
+        ran.append(repr(self))
+        run(self)
+
+    with mock.patch.object(events.Handle, "_run", patched):
+        transport, protocol = await connect(ours)
+        theirs.send(b"data")
+        assert await protocol.received(4) == b"data"
+    assert any("_read_ready" in name for name in ran)
+    transport.abort()
+
+
 async def test_patched_constructor_and_cancel(loop):
     made, cancelled = [], []
     construct, cancel = events.Handle.__init__, events.TimerHandle.cancel

@@ -561,6 +561,34 @@ async def test_socket_is_closed_between_no_room_and_the_wait_for_it(loop, connec
     assert not errors
 
 
+@pytest.mark.parametrize("pieces, message", [
+    (["text"], "memoryview: a bytes-like object is required, not 'str'"),
+    ([b"bytes", 1], "memoryview: a bytes-like object is required, not 'int'"),
+    (5, "'int' object is not iterable"),
+])
+async def test_writelines_refuses_what_is_no_bytes(connect, pair, pieces, message):
+    """And nothing of it is sent."""
+    ours, theirs = pair
+    transport, protocol = await connect(ours)
+    with pytest.raises(TypeError, match=message):
+        transport.writelines(pieces)
+    transport.writelines(None)
+    transport.writelines(piece for piece in (b"one", bytearray(b"two"), memoryview(b"three")))
+    transport.close()
+    await protocol.lost
+    assert drain(theirs) == b"onetwothree"
+
+
+@pytest.mark.parametrize("pieces", [None, [], [b"data"], ["text"]])
+async def test_writelines_after_write_eof(connect, pair, pieces):
+    transport, protocol = await connect(pair[0])
+    transport.write_eof()
+    with pytest.raises(RuntimeError, match="Cannot call writelines\\(\\) after write_eof\\(\\)"):
+        transport.writelines(pieces)
+    transport.abort()
+    await protocol.lost
+
+
 class Wrapper:
     """Not a socket.socket, but it works like one."""
 

@@ -1,11 +1,13 @@
 # Types of the compiled module. Of it a program meets Overlapped, as what a proactor's loop calls `ov`.
 from asyncio import Future
 from collections.abc import Callable
+from socket import socket
 from typing import Any, Self
 
 from typing_extensions import Buffer, disjoint_base
 
 AGES: tuple[float, ...]
+PLAIN_SOCKET: type[socket] | None
 MULTISHOT_FROM: int
 
 @disjoint_base

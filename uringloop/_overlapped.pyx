@@ -130,6 +130,10 @@ cdef int64_t MEMORY_PAUSE = 1_000_000
 cdef int64_t DROP_PATIENCE = 5_000_000_000
 
 cdef object _socket_class = socket.socket
+# The same if it is CPython's own. What another library has put in its place (gevent, eventlet) may be made, and work, in
+# any way: of that no way in C is known.
+PLAIN_SOCKET = _socket_class if (isinstance(_socket_class, type) and _socket_class.__bases__ == (_socket.socket,)
+                                 and _socket_class.__module__ == 'socket') else None
 cdef object _init_socket = _socket.socket.__init__
 
 # Buffers of sends whose ring was closed under them: the kernel may still read, so they stay.
@@ -191,6 +195,8 @@ cdef bint is_readable(object obj) noexcept:
 cdef object _find_readable_class():
     """Return socket.socket, if CPython keeps the number where it is read here; else None."""
     cdef list numbers = []
+    if PLAIN_SOCKET is None:
+        return None
     for _ in range(2):
         with socket.socket(socket.AF_UNIX) as sock:
             numbers.append((sock.fileno(), number_of(sock)))

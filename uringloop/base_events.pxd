@@ -48,6 +48,7 @@ cdef class BaseEventLoop:
     cdef bint _has_own(self, PyObject* names, unsigned mask) except -1
     cdef bint _is_plain(self, unsigned mask) except -1
     cdef bint has_plain_callbacks(self) except -1
+    cdef bint has_plain_handles(self) except -1
     cdef bint has_plain_waits(self) except -1
     cdef bint is_usual(self) except -1
     cdef Ring find_ring(self)

@@ -406,11 +406,11 @@ cdef int _look_at_names() except -1:
 cdef class Methods:
     def __cinit__(self, type cls not None, *names):
         self._cls = cls
-        self._at_import = {name: getattr(cls, name) for name in names}
+        self._at_import = {name: getattr(cls, name, None) for name in names}
 
     cdef bint _look(self) except -1:
         for name, function in self._at_import.items():
-            if getattr(self._cls, name, None) is not function:
+            if function is None or getattr(self._cls, name, None) is not function:
                 return False
         # (A look-up has given the class its version.)
         self._tag = version_tag(<PyObject*> self._cls)
@@ -905,6 +905,10 @@ cdef class BaseEventLoop:
     cdef bint has_plain_callbacks(self) except -1:
         """Tell whether nobody would see if a callback came into _ready without call_soon() and a Handle."""
         return handles_are_plain() and not self._has_foreign(SOON | CALL_SOON)
+
+    cdef bint has_plain_handles(self) except -1:
+        """Tell whether nobody would see if what a Handle does were done without one."""
+        return handles_are_plain()
 
     cdef bint has_plain_waits(self) except -1:
         """Tell whether nobody would see if what a task waits for were no future of create_future()'s."""

@@ -46,6 +46,7 @@ from ._interpreter cimport (
 from ._overlapped cimport (
     Completion, Ring, fileno, is_lost, is_plain_tcp, is_readable, number_of, os_error, socket_of,
 )
+from ._overlapped import PLAIN_SOCKET
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, sockaddr_storage
 from . import stdlib_transports
 from .base_events cimport BaseEventLoop, Methods, ReadyHandle, handle_of, report_callback, run_callback
@@ -96,6 +97,7 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
     int enter_context "PyContext_Enter"(object context) noexcept
     int exit_context "PyContext_Exit"(object context) noexcept
+    int PySys_Audit(const char* event, const char* format, ...) noexcept
     PyObject* call_method "PyObject_CallMethodOneArg"(object obj, object name, object argument) noexcept
     Py_ssize_t Py_REFCNT(object)
 
@@ -113,13 +115,13 @@ cdef extern from *:
 cdef int _LARGE = 4096
 cdef Py_ssize_t _LARGEST = 120 * 1024
 cdef int _MARGIN = 64
-cdef object _PlainSocket = socket.socket
+cdef object _PlainSocket = PLAIN_SOCKET
 # How it is closed: by two methods in Python and one in C.
-cdef Methods _closing_methods = Methods(_PlainSocket, 'close', '_real_close')
+cdef Methods _closing_methods = Methods(socket.socket, 'close', '_real_close')
 cdef object _close_in_c = _socket.socket.close
-cdef bint _closes_as_known = _PlainSocket.__bases__ == (_socket.socket,) and all([
+cdef bint _closes_as_known = _PlainSocket is not None and all([
     type(function) is types.FunctionType and function.__module__ == 'socket'
-    for function in (_PlainSocket.close, _PlainSocket._real_close)])
+    for function in (socket.socket.close, socket.socket._real_close)])
 # Of which sockets asyncio sets TCP_NODELAY.
 cdef object _NODELAY = {(int(family), int(socket.SOCK_STREAM), int(socket.IPPROTO_TCP))
                         for family in (socket.AF_INET, socket.AF_INET6)}
@@ -829,8 +831,8 @@ cdef class _ProactorBasePipeTransport:
         if context is None:
             context = PyContext_CopyCurrent() if self._context is None else self._context
         self._read_context = context
-        if self._loop._debug:
-            # So that it is told when it is slow.
+        if self._loop._debug or not (<BaseEventLoop> self._loop).has_plain_handles():
+            # So that it is told when it is slow, and to whoever has changed what a Handle does.
             self._read_handle = events.Handle(self._read_ready, (), self._loop, self._read_context)
         if self._fd < 0:
             # It says what is wrong with it.
@@ -1239,7 +1241,12 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     # stdlib: WriteTransport.writelines
     def writelines(self, list_of_data):
         """Send the pieces behind one another, as one write.  Source: asyncio.WriteTransport."""
-        self.write(b''.join(list_of_data))
+        if self._eof_written:
+            raise RuntimeError('Cannot call writelines() after write_eof()')
+        if self._empty_waiter is not None:
+            raise RuntimeError('unable to writelines; sendfile is in progress')
+        if list_of_data:
+            self.write(stdlib_transports.join_pieces(list_of_data))
 
     # stdlib: _ProactorBaseWritePipeTransport.can_write_eof
     def can_write_eof(self):
@@ -1511,10 +1518,12 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
     # stdlib: _ProactorDatagramTransport.sendto
     def sendto(self, data, addr=None):
         """Send a datagram, to addr or to the one peer.  Source: asyncio.DatagramTransport."""
+        if type(data) is not bytes:
+            data = stdlib_transports.check_datagram(data)
         if self._sock is None:
             return                        # closed: there is nowhere to send to
         # What is the rule, in short; all else is asked of the stdlib's method.
-        if (type(data) is bytes and data and not self._conn_lost and not self._buffer
+        if (data and not self._conn_lost and not self._buffer
                 and self._address is None and self._plain and not self._lost()
                 and self._send_now(data, addr)):
             return
@@ -1556,6 +1565,10 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
             length = self.ring.addresses().parse(self._family, addr, &address)
             if not length:
                 return False
+            # As socket.sendto() does.
+            if PySys_Audit("socket.sendto", "OO", <PyObject*> self._sock, <PyObject*> addr) < 0:
+                self._fail('Fatal write error on datagram transport')
+                return True
         sent = self.ring.sendto(self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &address, length)
         if sent == -EAGAIN:
             return False

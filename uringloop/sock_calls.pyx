@@ -40,6 +40,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 from ._interpreter cimport PyContext_CopyCurrent
 from ._overlapped cimport Completion, Ring, fileno, is_lost, is_readable, number_of, os_error
+from ._overlapped import PLAIN_SOCKET
 from ._sockaddr cimport has_plain_addresses, kind_of, sockaddr_storage
 from .base_events cimport BaseEventLoop, Methods, ReadyOwner, run_callback
 from .transport_registry cimport Transports
@@ -48,7 +49,7 @@ from .transport_registry cimport Transports
 MUST_WAIT = object()
 cdef object _MUST_WAIT = MUST_WAIT
 
-cdef object _PlainSocket = socket.socket
+cdef object _PlainSocket = PLAIN_SOCKET
 cdef object _Future = futures.Future
 # More than this a socket's own method sends: it lets other threads run meanwhile.
 cdef Py_ssize_t _LARGE = 1024 * 1024

@@ -359,6 +359,19 @@ def _copy(data):
     return data if type(data) is bytes else bytes(memoryview(data))
 
 
+# ours: what writelines() takes
+def join_pieces(pieces):
+    """Return them as one; for what is no bytes TypeError, as the selector loop's transport has it."""
+    if type(pieces) is not list and type(pieces) is not tuple:
+        pieces = list(pieces)
+    try:
+        return b''.join(pieces)
+    except TypeError:
+        for piece in pieces:
+            memoryview(piece)
+        raise
+
+
 class _WritingMixin(_ClosingMixin):
     """Writing to a stream, on Linux.  differs[T16] throughout.
 
@@ -436,6 +449,15 @@ class _WritingMixin(_ClosingMixin):
         self._send(data)
         if self._buffer:
             self._maybe_pause_protocol()
+
+    # stdlib: WriteTransport.writelines
+    def writelines(self, list_of_data):
+        if self._eof_written:
+            raise RuntimeError('Cannot call writelines() after write_eof()')
+        if self._empty_waiter is not None:
+            raise RuntimeError('unable to writelines; sendfile is in progress')
+        if list_of_data:
+            self.write(join_pieces(list_of_data))
 
     # stdlib: _ProactorBaseWritePipeTransport._make_empty_waiter
     def _make_empty_waiter(self):
@@ -564,6 +586,15 @@ class _WritingMixin(_ClosingMixin):
         self._buffer = None
 
 
+# ours: what sendto() takes
+def check_datagram(data):
+    """Return data as bytes; for what is none TypeError, as the selector loop's transport has it."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f'data argument must be a bytes-like object, not {type(data).__name__!r}')
+    # (The stdlib's sendto() counts the items of a memoryview.)
+    return data if type(data) is bytes else bytes(data)
+
+
 # stdlib: _ProactorDatagramTransport
 class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagramTransport):
     """Transport for datagrams.  differs[T5] throughout."""
@@ -577,6 +608,7 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
 
     # stdlib: _ProactorDatagramTransport.sendto
     def sendto(self, data, addr=None):
+        data = check_datagram(data)
         if self._sock is None:
             return                        # closed: there is nowhere to send to
         # The stdlib's method checks and queues; what it would do at once is done below.
