@@ -321,3 +321,29 @@ async def test_b13_bytes_behind_an_urgent_one(loop, connect, stack, native):
     await until(lambda: protocol.data == b"beforeonetwo")
     transport.close()
     await protocol.lost
+
+
+async def test_b14_several_calls_on_one_socket(loop, pair, ours):
+    a, b = pair
+    calls = [loop.create_task(loop.sock_recv(a, 1)) for _ in range(3)]
+    await turns(2)
+    b.send(b"123")
+    await turns(20)
+    assert [call.done() for call in calls] == ([True, True, True] if ours else [False, False, True])
+    if ours:
+        assert [call.result() for call in calls] == [b"1", b"2", b"3"]
+    for call in calls:
+        call.cancel()
+
+
+async def test_b15_detached_socket(loop, connect, pair, ours):
+    transport, protocol = await connect(pair[0])
+    with socket.socket(fileno=pair[0].detach()) as heir:
+        pair[1].send(b"data")
+        await turns(20)
+        assert protocol.lost.done() == transport.is_closing() == (not ours)
+        if not ours:
+            assert protocol.lost.result().errno == errno.EBADF
+        assert heir.recv(10) == b"data"
+        transport.abort()
+        await protocol.lost
