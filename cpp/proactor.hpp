@@ -339,8 +339,8 @@ class Proactor {
     kFailed,
     kUnasked,  // of a poll: nothing of what it was to tell
     kReady,    // of a poll
-    kRoom,   // of a send's poll: to be sent on
-    kShort,  // of a send: a part is out
+    kRoom,     // of a send's poll: to be sent on
+    kShort,    // of a send: a part is out
   };
   Outcome outcome_of(const Operation& operation, int result) const noexcept;
   void finish(Operation* operation, int result) noexcept;

@@ -96,6 +96,7 @@ cdef class SSLProtocol:
     cdef int _know_headers(self) except -1
     cdef int _be_eager(self) noexcept
     cdef Py_ssize_t _count_whole(self) except? -1
+    cdef Py_ssize_t _count_unread(self) except -1
     cdef object _decrypt(self)
     cdef object _decrypt_received(self)
     cdef object _decrypt_records(self, Py_ssize_t size)

@@ -768,8 +768,7 @@ cdef class SSLProtocol:
 
     # stdlib: SSLProtocol._get_read_buffer_size
     def _get_read_buffer_size(self):
-        # Without what has come of the last one, which OpenSSL would have taken already.
-        return max(<Py_ssize_t> self._incoming.pending - self._partial, 0)
+        return self._count_unread()
 
     # stdlib: SSLProtocol.pause_writing
     def pause_writing(self):
@@ -1025,7 +1024,7 @@ cdef class SSLProtocol:
         # differs[P2]
         if known and not self._count_whole():
             return 0
-        buf = self._app_protocol_get_buffer(self._get_read_buffer_size())
+        buf = self._app_protocol_get_buffer(self._count_unread())
         wants = len(buf)
         view = None
         if known:
@@ -1284,11 +1283,18 @@ cdef class SSLProtocol:
                 self._end_interrupted()
             raise
 
+    cdef Py_ssize_t _count_unread(self) except -1:
+        """Return how many bytes wait to be read, without those of a record that is not whole.
+
+        The stdlib's OpenSSL has taken them already.
+        """
+        return max(<Py_ssize_t> self._incoming.pending - self._partial, 0)
+
     cdef int _control_reading(self) except -1:
         if self._clean and not self._single and not self._ssl_reading_paused and not self._idle_is_stopped:
             return 0
-        # Without what has come of the last one: it must become whole, however low the limit is.
-        size = self._get_read_buffer_size()
+        # (The last record must become whole, however low the limit is.)
+        size = self._count_unread()
         if size >= self._incoming_high_water and not self._ssl_reading_paused:
             self._ssl_reading_paused = True
             self._transport.pause_reading()
