@@ -442,14 +442,25 @@ std::int64_t SimulatedKernel::recvfrom(int fd, void* buffer, std::size_t size, i
 }
 
 std::int64_t SimulatedKernel::sendto(int fd, const void* buffer, std::size_t size, int flags,
-                                     const sockaddr*, socklen_t) {
+                                     const sockaddr* address, socklen_t length) {
   if (int error = failure(Call::kSend)) return error;
   FilePointer file = file_at(fd);
   if (!(flags & MSG_NOSIGNAL)) violate("send(2) that may raise SIGPIPE");
   if (!(flags & MSG_DONTWAIT)) violate("send(2) that may wait");
   if (!file) return -EBADF;
   if (int error = interruption(*file)) return error;
-  const std::int64_t result = file->send(buffer, limited(*file, size), flags);
+  std::int64_t result;
+  if (address == nullptr) {
+    result = file->send(buffer, limited(*file, size), flags);
+  } else {
+    iovec piece{const_cast<void*>(buffer), size};
+    msghdr message{};
+    message.msg_name = const_cast<sockaddr*>(address);
+    message.msg_namelen = length;
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    result = file->send_message(message, limited(*file, size), flags);
+  }
   changed();
   return result;
 }
