@@ -52,7 +52,7 @@ enum Flag : std::uint16_t {
   kWatched = 1 << 3,       // somebody can be asked whether its descriptor is still open
   kAbandoned = 1 << 4,     // its ring closed before the final CQE: the kernel may hold the buffer
   kMayWait = 1 << 5,       // of a write: its file can't be asked not to wait for room
-  kByReadiness = 1 << 6,   // it waits in the set of Readiness, and not, or no more, by a POLL_ADD
+  kByReadiness = 1 << 6,   // it waits in the set of Readiness, and not by a POLL_ADD
   kRepeated = 1 << 7,      // ... and goes on waiting whenever it was told
   kCancelArmed = 1 << 8,   // the SQE of its cancel is written
   kByCall = 1 << 9,        // of a sending kind: the ring has refused it, a system call does it
@@ -61,6 +61,7 @@ enum Flag : std::uint16_t {
   kMultishot = 1 << 12,    // a poll that the kernel keeps when it has told something
   kLive = 1 << 13,         // ... and it has told something, nobody has called again(), and the kernel has it
   kDropped = 1 << 14,      // ... and was released so: of its end nobody is told
+  kGuest = 1 << 15,        // kByReadiness for this once: its POLL_ADD tells of nothing that it waits for
 };
 
 // What a sendto needs at addresses that stay put until the final CQE.

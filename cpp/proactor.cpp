@@ -43,7 +43,7 @@ constexpr unsigned kMostRefusals = 100;
 constexpr std::int64_t kRefusalPatience = 2000000000;
 // Waits in a row that end by a signal, before it is asked whether there was one.
 constexpr unsigned kMostInterruptions = 100;
-// What a poll tells of unasked, by poll(2).
+// What epoll(7) tells of unasked.
 constexpr std::uint32_t kAlways = POLLERR | POLLHUP;
 // Enters without effect (-EAGAIN) after which reap() leaves what overflowed to the next turn.
 constexpr int kOverflowTries = 8;
@@ -557,21 +557,21 @@ void Proactor::complete(Operation* operation, int error, std::int64_t result) no
   operation->error = error;
   operation->result = result;
   operation->state = State::kCompleted;
-  // As on a selector, and as in tell_ready(): the reader of a descriptor comes before its writer.
-  Operation* writer = operation->poll_mask & POLLIN ? completed_writer(*operation) : nullptr;
-  if (writer != nullptr) table_.unlink(&completed_, writer);
   table_.push(&completed_, operation);
-  if (writer != nullptr) table_.push(&completed_, writer);
+  const bool alone = operation->fd_next == kNoSlot && operation->fd_previous == kNoSlot;
+  if ((operation->poll_mask & POLLIN) && !alone) put_writers_behind(*operation);
 }
 
-Operation* Proactor::completed_writer(const Operation& reader) noexcept {
-  if (reader.fd_next == kNoSlot && reader.fd_previous == kNoSlot) return nullptr;
-  for (std::uint32_t slot = table_.first_on(reader.fd); slot != kNoSlot;
-       slot = table_.next_on(table_.at(slot))) {
+// As on a selector, and as in tell_ready(): the readers of a descriptor come before its writers.
+void Proactor::put_writers_behind(const Operation& reader) noexcept {
+  for (std::uint32_t slot = table_.oldest_on(reader.fd); slot != kNoSlot;
+       slot = table_.younger_on(table_.at(slot))) {
     Operation* other = table_.at(slot);
-    if (other->state == State::kCompleted && (other->poll_mask & (POLLIN | POLLOUT)) == POLLOUT) return other;
+    const bool writes = !owns_buffer(other->kind) && (other->poll_mask & (POLLIN | POLLOUT)) == POLLOUT;
+    if (other->state != State::kCompleted || !writes) continue;
+    table_.unlink(&completed_, other);
+    table_.push(&completed_, other);
   }
-  return nullptr;
 }
 
 // Out of flight, or out of the readiness set: every operation that was there comes through here, and has
@@ -582,7 +582,10 @@ void Proactor::come_back(Operation* operation) noexcept {
     table_.unlink(&watching_, operation);
     --watched_;
   }
-  if (operation->state == State::kWaiting) return;
+  if (operation->state == State::kWaiting) {
+    if (operation->flags & kGuest) operation->flags ^= kGuest | kByReadiness;
+    return;
+  }
   --in_flight_;
   if (operation->flags & kCancelListed) table_.unlink_cancel(&cancels_, operation);
   operation->flags &= static_cast<std::uint16_t>(~(kCancelListed | kCancelArmed));
@@ -605,8 +608,8 @@ inline Proactor::Outcome Proactor::outcome_of(const Operation& operation, int re
     return Outcome::kInterrupted;
   if (!polled && (result == -EAGAIN || result == 0)) return Outcome::kNoRoom;
   if (result < 0) return Outcome::kFailed;
-  const std::uint32_t asked = (sending ? POLLOUT : operation.poll_mask) | kAlways;
-  if (polled && result > 0 && !(static_cast<std::uint32_t>(result) & asked)) return Outcome::kUnasked;
+  const std::uint32_t asked = (sending ? POLLOUT : operation.poll_mask) | kAlways | POLLNVAL;
+  if (polled && result > 0 && !(static_cast<std::uint32_t>(result) & asked)) return Outcome::kOfNoInterest;
   if (!sending) return Outcome::kReady;
   return polled ? Outcome::kRoom : Outcome::kShort;
 }
@@ -646,7 +649,7 @@ void Proactor::finish(Operation* operation, int result) noexcept {
       return queue_again(operation);
     case Outcome::kFailed:
       return complete(operation, result, done);
-    case Outcome::kUnasked:
+    case Outcome::kOfNoInterest:
       return wait_in_set(operation);
     case Outcome::kRoom:
       return send_on(operation);
@@ -669,20 +672,22 @@ void Proactor::let_wait(Operation* operation) noexcept {
 
 // There is room.
 void Proactor::send_on(Operation* operation) noexcept {
-  operation->flags &= static_cast<std::uint16_t>(~(kPolling | kByReadiness));
+  operation->flags &= static_cast<std::uint16_t>(~kPolling);
   queue_again(operation);
 }
 
 // The ring would tell the same at once, again and again: a POLL_ADD is told whenever the peer has ended its side
 // (POLLRDHUP), asked or not.  epoll(7) tells of that only who asks.
 void Proactor::wait_in_set(Operation* operation) noexcept {
-  operation->flags |= kByReadiness;
+  operation->flags |= kByReadiness | kGuest;
   if (operation->flags & kPolling) operation->poll_mask = POLLOUT;
   begin_flight(operation, State::kWaiting);
   const int error = ask_for_readiness(operation->fd, operation);
   if (error >= 0) return;
   come_back(operation);
-  complete(operation, error, sent_by(*operation));
+  if (error == -EBADF) return complete(operation, error, sent_by(*operation));
+  // There is no room in the set (-ENOSPC, -ENOMEM; epoll_ctl(2)): rather round and round than not at all.
+  queue_again(operation);
 }
 
 bool Proactor::is_once_too_often(Operation* operation) noexcept {

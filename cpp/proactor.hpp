@@ -337,17 +337,17 @@ class Proactor {
     kInterrupted,  // ended without us: by a signal, or with the thread that had submitted it
     kNoRoom,       // of a send: to be polled for room
     kFailed,
-    kUnasked,  // of a poll: nothing of what it was to tell
-    kReady,    // of a poll
-    kRoom,     // of a send's poll: to be sent on
-    kShort,    // of a send: a part is out
+    kOfNoInterest,  // of a poll: nothing of what it was to tell
+    kReady,         // of a poll
+    kRoom,          // of a send's poll: to be sent on
+    kShort,         // of a send: a part is out
   };
   Outcome outcome_of(const Operation& operation, int result) const noexcept;
   void finish(Operation* operation, int result) noexcept;
   void let_wait(Operation* operation) noexcept;
   void send_on(Operation* operation) noexcept;
   void wait_in_set(Operation* operation) noexcept;
-  Operation* completed_writer(const Operation& reader) noexcept;
+  void put_writers_behind(const Operation& reader) noexcept;
   // What an operation that does not end by itself has to tell as its result.
   static std::int64_t sent_by(const Operation& operation) noexcept {
     return owns_buffer(operation.kind) ? static_cast<std::int64_t>(operation.done) : 0;

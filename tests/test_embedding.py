@@ -111,6 +111,47 @@ def test_another_library_s_sockets(loop_factory):
     assert done.returncode == 0, done.stderr
 
 
+TRACED = """
+import functools, socket
+called = set()
+
+def trace(name):
+    method = getattr(socket.socket, name)
+    @functools.wraps(method)
+    def traced(*args, **kwargs):
+        called.add(name)
+        return method(*args, **kwargs)
+    setattr(socket.socket, name, traced)
+
+trace("recv")
+trace("close")
+
+import asyncio, uringloop
+async def main():
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    for sock in ours, theirs:
+        sock.setblocking(False)
+    theirs.send(b"data")
+    assert await loop.sock_recv(ours, 10) == b"data"
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    called.discard("close")
+    transport.close()
+    await asyncio.sleep(0.01)
+    theirs.close()
+with asyncio.Runner(loop_factory={loop_factory}) as runner:
+    runner.run(main())
+print(sorted(called))
+"""
+
+
+def test_sockets_that_are_traced(loop_factory):
+    """By functions in the place of their methods, from before anything is imported."""
+    work = TRACED.format(loop_factory=expression_of(loop_factory, "uringloop"))
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "['close', 'recv']", done.stderr
+
+
 @pytest.mark.parametrize("where, signals", [
     ("in the thread that imports threading", REFUSED),
     ("in the main thread when another has imported threading", "a signal"),

@@ -324,6 +324,8 @@ async def program():
         # It gives the GIL away and wants it back, and wakes the loop.
         assert await loop.run_in_executor(None, lambda: [os.stat("/").st_dev for _ in range(1000)])
     elif how == "signal":
+        # (A shell's background job ignores it from the start.)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         try:

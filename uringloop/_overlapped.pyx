@@ -132,7 +132,7 @@ cdef int64_t DROP_PATIENCE = 5_000_000_000
 cdef object _socket_class = socket.socket
 # The same if it is CPython's own. What another library has put in its place (gevent, eventlet) may be made, and work, in
 # any way: of that no way in C is known.
-PLAIN_SOCKET = _socket_class if (isinstance(_socket_class, type) and _socket_class.__bases__ == (_socket.socket,)
+PLAIN_SOCKET = _socket_class if (getattr(_socket_class, '__bases__', None) == (_socket.socket,)
                                  and _socket_class.__module__ == 'socket') else None
 cdef object _init_socket = _socket.socket.__init__
 
@@ -322,7 +322,7 @@ cdef int _ask_fileno(object obj) except? -1:
 
 cdef bint is_socket(object obj, int fd) except -1:
     """Tell by the descriptor, where the class does not, whether recv(2) and send(2) work on it."""
-    return isinstance(obj, _socket_class) or stat.S_ISSOCK(os.fstat(fd).st_mode)
+    return isinstance(obj, _socket.socket) or stat.S_ISSOCK(os.fstat(fd).st_mode)
 
 
 cdef class Ring:

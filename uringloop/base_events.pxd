@@ -72,8 +72,8 @@ cdef class BaseEventLoop:
 
 cdef class Methods:
     """Methods of a class of the stdlib, which C may go past as long as nobody has put others in their place."""
-    cdef type _cls
-    cdef dict _at_import
+    cdef object _cls
+    cdef dict _at_import         # None for one that was not the class's own
     cdef unsigned _tag           # the class's version at which they were these; 0: nobody has looked
 
     @cython.final

@@ -25,7 +25,9 @@ Differences from the stdlib, numbered; a line `# differs[Ln]` stands where each 
 # L5: Where select() would find nothing, because nothing was started and nothing has completed, it is
 #     not called. Its result, which a proactor's loop throws away, is not made.
 import inspect
+import sys
 import time
+import types
 from asyncio import base_events, events, format_helpers, futures, proactor_events, tasks
 from collections import deque
 
@@ -402,11 +404,21 @@ cdef int _look_at_names() except -1:
     return 0
 
 
+# ours: a method that a class has from its own module, or from a base in C; None if somebody has put another there
+cdef object _method_of_its_own(cls, name):
+    method = getattr(cls, name, None)
+    if type(method) is types.FunctionType:
+        return method if method.__globals__ is getattr(sys.modules.get(cls.__module__), '__dict__', None) else None
+    if type(method) is types.MethodDescriptorType:
+        return method if method.__objclass__ in cls.__mro__ else None
+    return None
+
+
 # ours: whether methods of a class are what they were
 cdef class Methods:
-    def __cinit__(self, type cls not None, *names):
+    def __cinit__(self, cls, *names):
         self._cls = cls
-        self._at_import = {name: getattr(cls, name, None) for name in names}
+        self._at_import = {name: _method_of_its_own(cls, name) for name in names}
 
     cdef bint _look(self) except -1:
         for name, function in self._at_import.items():

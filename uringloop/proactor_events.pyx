@@ -24,7 +24,6 @@ import _weakref
 import collections
 import itertools
 import socket
-import types
 import warnings
 import weakref
 from asyncio import (
@@ -117,11 +116,8 @@ cdef Py_ssize_t _LARGEST = 120 * 1024
 cdef int _MARGIN = 64
 cdef object _PlainSocket = PLAIN_SOCKET
 # How it is closed: by two methods in Python and one in C.
-cdef Methods _closing_methods = Methods(socket.socket, 'close', '_real_close')
+cdef Methods _closing_methods = Methods(_PlainSocket, 'close', '_real_close')
 cdef object _close_in_c = _socket.socket.close
-cdef bint _closes_as_known = _PlainSocket is not None and all([
-    type(function) is types.FunctionType and function.__module__ == 'socket'
-    for function in (socket.socket.close, socket.socket._real_close)])
 # Of which sockets asyncio sets TCP_NODELAY.
 cdef object _NODELAY = {(int(family), int(socket.SOCK_STREAM), int(socket.IPPROTO_TCP))
                         for family in (socket.AF_INET, socket.AF_INET6)}
@@ -263,7 +259,7 @@ cdef object _ask_for_names(dict extra, sock):
 
 # ours: sock.close(), of a socket of Python's own class by what it comes to in C
 cdef int _close_socket(sock) except -1:
-    if type(sock) is not _PlainSocket or not _closes_as_known or not _closing_methods.are_the_stdlibs():
+    if type(sock) is not _PlainSocket or not _closing_methods.are_the_stdlibs():
         sock.close()
         return 0
     sock._closed = True
@@ -1569,6 +1565,9 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
             if PySys_Audit("socket.sendto", "OO", <PyObject*> self._sock, <PyObject*> addr) < 0:
                 self._fail('Fatal write error on datagram transport')
                 return True
+            # (Which may have run anything.)
+            if self._conn_lost or self._lost():
+                return False
         sent = self.ring.sendto(self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &address, length)
         if sent == -EAGAIN:
             return False

@@ -17,7 +17,6 @@ What only a real future can do, it has one made for: from then on that is what i
 Must not be in here: io_uring, and transports.
 """
 import select
-import socket
 from asyncio import futures
 
 cimport cython
@@ -54,7 +53,7 @@ cdef object _Future = futures.Future
 # More than this a socket's own method sends: it lets other threads run meanwhile.
 cdef Py_ssize_t _LARGE = 1024 * 1024
 # The methods that are gone past below.
-cdef Methods _socket_methods = Methods(socket.socket, 'recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'send')
+cdef Methods _socket_methods = Methods(_PlainSocket, 'recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'send')
 
 
 # -- attempts --

@@ -1286,7 +1286,7 @@ cdef class SSLProtocol:
     cdef Py_ssize_t _count_unread(self) except -1:
         """Return how many bytes wait to be read, without those of a record that is not whole.
 
-        The stdlib's OpenSSL has taken them already.
+        (Where reading goes on, the stdlib's OpenSSL has taken them.)
         """
         return max(<Py_ssize_t> self._incoming.pending - self._partial, 0)
 

@@ -64,6 +64,7 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T20: start_tls() is the stdlib's own, whatever that does on this Python, but makes the protocol of the
 #     loop's tier.
 import collections
+import contextlib
 import errno
 import inspect
 import io
@@ -364,12 +365,9 @@ def join_pieces(pieces):
     """Return them as one; for what is no bytes TypeError, as the selector loop's transport has it."""
     if type(pieces) is not list and type(pieces) is not tuple:
         pieces = list(pieces)
-    try:
+    with contextlib.suppress(TypeError):
         return b''.join(pieces)
-    except TypeError:
-        for piece in pieces:
-            memoryview(piece)
-        raise
+    return b''.join([memoryview(piece) for piece in pieces])
 
 
 class _WritingMixin(_ClosingMixin):
@@ -592,7 +590,7 @@ def check_datagram(data):
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f'data argument must be a bytes-like object, not {type(data).__name__!r}')
     # (The stdlib's sendto() counts the items of a memoryview.)
-    return data if type(data) is bytes else bytes(data)
+    return _copy(data)
 
 
 # stdlib: _ProactorDatagramTransport
