@@ -330,12 +330,12 @@ class Proactor {
   void complete(Operation* operation, int error, std::int64_t result) noexcept;
   // What a final CQE says of its operation.
   enum class Outcome : std::uint8_t {
-    kWhole,        // of a send: everything is out
-    kCancelled,    // somebody has asked for its end
-    kRefused,      // of a send: the kernel does not let the ring do it
-    kCannotAsk,    // of a write: its file can't be asked not to wait for room
-    kInterrupted,  // ended without us: by a signal, or with the thread that had submitted it
-    kNoRoom,       // of a send: to be polled for room
+    kWhole,         // of a send: everything is out
+    kCancelled,     // somebody has asked for its end
+    kRefused,       // of a send: the kernel does not let the ring do it
+    kCannotAsk,     // of a write: its file can't be asked not to wait for room
+    kInterrupted,   // ended without us: by a signal, or with the thread that had submitted it
+    kNoRoom,        // of a send: to be polled for room
     kFailed,
     kOfNoInterest,  // of a poll: nothing of what it was to tell
     kReady,         // of a poll

@@ -127,21 +127,29 @@ trace("recv")
 trace("close")
 
 import asyncio, uringloop
+
+class Protocol(asyncio.Protocol):
+    def connection_lost(self, exc):
+        lost.set_result(exc)
+
 async def main():
+    global lost
     loop = asyncio.get_running_loop()
+    lost = loop.create_future()
     ours, theirs = socket.socketpair()
     for sock in ours, theirs:
         sock.setblocking(False)
     theirs.send(b"data")
     assert await loop.sock_recv(ours, 10) == b"data"
-    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    transport, _ = await loop.create_connection(Protocol, sock=ours)
     called.discard("close")
     transport.close()
-    await asyncio.sleep(0.01)
+    await lost
+    assert ours.fileno() < 0
+    print(sorted(called))
     theirs.close()
 with asyncio.Runner(loop_factory={loop_factory}) as runner:
     runner.run(main())
-print(sorted(called))
 """
 
 

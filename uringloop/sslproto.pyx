@@ -1363,8 +1363,8 @@ cdef class SSLProtocol:
                     self._ssl_object.write(data)
                     raise
                 if not len(data):
-                    view.release()
                     # Of which no record is made.
+                    view.release()
                     del backlog[0]
                     continue
                 done = 0

@@ -64,7 +64,6 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T20: start_tls() is the stdlib's own, whatever that does on this Python, but makes the protocol of the
 #     loop's tier.
 import collections
-import contextlib
 import errno
 import inspect
 import io
@@ -365,8 +364,10 @@ def join_pieces(pieces):
     """Return them as one; for what is no bytes TypeError, as the selector loop's transport has it."""
     if type(pieces) is not list and type(pieces) is not tuple:
         pieces = list(pieces)
-    with contextlib.suppress(TypeError):
+    try:
         return b''.join(pieces)
+    except TypeError:
+        pass
     return b''.join([memoryview(piece) for piece in pieces])
 
 
