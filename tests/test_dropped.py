@@ -7,13 +7,15 @@ import asyncio
 import concurrent.futures
 import gc
 import socket
+import subprocess
+import sys
 import weakref
 
 import pytest
 
 import simulation
 import uringloop
-from support import drain, fill, full_fifo, some_bytes, turns
+from support import CERTIFICATE, drain, fill, full_fifo, some_bytes, turns
 from uringloop import _overlapped
 
 
@@ -170,3 +172,55 @@ def test_loop_dropped(make, fifo, stack, rung):
     for buffer in buffers:
         buffer.append(0)
     assert drain(reader).count(0) == 65536
+
+
+LEFT_OPEN = """
+import asyncio, signal, socket, ssl, sys
+import uringloop
+
+signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(3))
+tier, certificate = sys.argv[1:]
+context = None
+if certificate:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.load_verify_locations(certificate)
+
+class Protocol(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        made.append(self)
+        if len(made) == 3:
+            signal.raise_signal(signal.SIGUSR1)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Protocol, "127.0.0.1", 0, ssl=context)
+    address = server.sockets[0].getsockname()
+    if context is None:
+        clients.extend(socket.create_connection(address) for _ in range(3))
+    else:
+        for _ in range(3):
+            await loop.create_connection(asyncio.Protocol, *address, ssl=trusting, server_hostname="localhost")
+    await loop.create_future()
+
+made, clients = [], []
+
+def serve():
+    loop = uringloop.new_event_loop(transports=tier)
+    # By which it outlives the modules' names.
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(main())
+
+serve()
+"""
+
+
+@pytest.mark.parametrize("certificate", ["", str(CERTIFICATE)], ids=["tcp", "tls"])
+@pytest.mark.parametrize("tier", ["native", "stdlib"])
+def test_left_open_at_the_interpreters_end(tier, certificate):
+    """Where a signal's handler ends a program in the midst of its connections, their finalizers find nothing to print to."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LEFT_OPEN, tier, certificate],
+                          capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (3, "")

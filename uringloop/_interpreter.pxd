@@ -46,3 +46,17 @@ cdef extern from "Python.h":
     char* PyBytes_AS_STRING_raw "PyBytes_AS_STRING"(PyObject* data)
     int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
     void Py_XDECREF_raw "Py_XDECREF"(PyObject* data)
+    void PyErr_WriteUnraisable(object obj) noexcept
+
+# What a __del__ does; below zero with an exception set.
+ctypedef int (*Finalizer)(object) noexcept
+
+
+cdef inline int run_finalizer(Finalizer finalizer, object obj) noexcept:
+    """Tell of an exception as Python does.
+
+    Cython would print it a second time, and at the interpreter's end, with nothing left to print to, say just that.
+    """
+    if finalizer(obj) < 0:
+        PyErr_WriteUnraisable(obj)
+    return 0

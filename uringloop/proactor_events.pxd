@@ -42,6 +42,7 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef bint _doubted           # the ring knows that it has to look again
     cdef bint _ends              # the poll has told of an end or an error, which comes behind what there is to read
 
+    cdef int _drop(self) except -1
     cdef int _tell_handler(self, message, exc) except -1
     cdef int _pause(self) except -1
     cdef int _resume(self) except -1

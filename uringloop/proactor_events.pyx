@@ -39,8 +39,8 @@ from cpython.ref cimport Py_INCREF
 from libc.string cimport memcpy
 
 from ._interpreter cimport (
-    PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw, _PyBytes_Resize,
-    raise_pending, steal,
+    Finalizer, PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw,
+    _PyBytes_Resize, raise_pending, run_finalizer, steal,
 )
 from ._overlapped cimport (
     Completion, Ring, fileno, is_lost, is_plain_tcp, is_readable, number_of, os_error, socket_of,
@@ -115,6 +115,8 @@ cdef int _LARGE = 4096
 cdef Py_ssize_t _LARGEST = 120 * 1024
 cdef int _MARGIN = 64
 cdef object _PlainSocket = PLAIN_SOCKET
+# At the interpreter's end a transport may outlive the names of this module.
+cdef object _warn = warnings.warn
 # How it is closed: by two methods in Python and one in C.
 cdef Methods _closing_methods = Methods(_PlainSocket, 'close', '_real_close')
 cdef object _close_in_c = _socket.socket.close
@@ -180,6 +182,10 @@ cdef int _flush_of(_ProactorBasePipeTransport transport) except -1:
     return 0
 
 
+cdef int _drop_of(_ProactorBasePipeTransport transport) except -1:
+    return transport._drop()
+
+
 cdef PyObject* _receive_of(_ProactorReadPipeTransport transport) except NULL:
     data = transport._receive() if transport._plain else transport._loop._proactor._receive(transport._sock, _MAX_SIZE)
     Py_INCREF(data)
@@ -200,6 +206,7 @@ cdef int _tell_of(reader, buffer) except -1:
 
 cdef Step _try_to_read = <Step> _read_of
 cdef Step _try_to_flush = <Step> _flush_of
+cdef Finalizer _finalizer = <Finalizer> _drop_of
 cdef Receive _try_to_receive = <Receive> _receive_of
 cdef Decrypt _try_to_decrypt = <Decrypt> _decrypt_of
 cdef Fill _try_to_fill = <Fill> _fill_of
@@ -476,13 +483,17 @@ cdef class _ProactorBasePipeTransport:
 
     # ours: _ProactorBasePipeTransport.__del__, which a class of C calls without an argument
     def __del__(self):
+        run_finalizer(_finalizer, self)
+
+    cdef int _drop(self) except -1:
         self.leave()
         if self._sock is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._sock.close()
             # T17
             if _detach_takes_transport and self._server is not None:
                 self._server._detach(self)
+        return 0
 
     # stdlib: _ProactorBasePipeTransport._fatal_error
     def _fatal_error(self, exc, message='Fatal error on pipe transport'):

@@ -8,6 +8,7 @@ cdef class _SSLProtocolTransport:
     cdef object __weakref__
     cdef public bint _closed
 
+    cdef int _drop(self) except -1
     cdef SSLProtocol _reach(self, str name)
 
 

@@ -42,7 +42,7 @@ from cpython.buffer cimport PyBUF_WRITE
 from cpython.object cimport PyObject
 
 from ._interpreter cimport (
-    PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, Py_XDECREF_raw, _PyBytes_Resize,
+    Finalizer, PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, Py_XDECREF_raw, _PyBytes_Resize, run_finalizer,
 )
 from .streams cimport reader_of, tell_reader
 
@@ -64,6 +64,8 @@ else:
 
 cdef object _Again = SSLAgainErrors
 cdef object _UsualSSLObject = _SSLObject
+# At the interpreter's end a transport may outlive the names of this module.
+cdef object _warn = warnings.warn
 cdef dict _ssl_object_attributes = dict(vars(_SSLObject)) if _SSLObject is not None else {}
 cdef object _StreamReaderProtocol = streams.StreamReaderProtocol
 
@@ -171,6 +173,13 @@ class _SSLProtocol(sslproto.SSLProtocol):
     """What the protocol below it is to isinstance()."""
 
 
+cdef int _drop_of(_SSLProtocolTransport transport) except -1:
+    return transport._drop()
+
+
+cdef Finalizer _finalizer = <Finalizer> _drop_of
+
+
 # stdlib: _SSLProtocolTransport
 cdef class _SSLProtocolTransport:
     """Transport for what goes through TLS.  differs[P1]"""
@@ -215,9 +224,13 @@ cdef class _SSLProtocolTransport:
 
     # stdlib: _SSLProtocolTransport.__del__
     def __del__(self):
+        run_finalizer(_finalizer, self)
+
+    cdef int _drop(self) except -1:
         if not self._closed:
             self._closed = True
-            warnings.warn("unclosed transport <asyncio._SSLProtocolTransport object>", ResourceWarning)
+            _warn("unclosed transport <asyncio._SSLProtocolTransport object>", ResourceWarning)
+        return 0
 
     # stdlib: _SSLProtocolTransport.is_reading
     def is_reading(self):

@@ -117,7 +117,7 @@ cdef extern from "<poll.h>":
 cdef extern from "<errno.h>":
     int EBADF, ECANCELED
 
-from ._interpreter cimport PyContext_CopyCurrent
+from ._interpreter cimport Finalizer, PyContext_CopyCurrent, run_finalizer
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
 from .base_events cimport BaseEventLoop, ReadyHandle, Selector, handle_of, run_callback, speed_up
@@ -651,6 +651,14 @@ def timed_out(f):
             f.set_result(ready)
 
 
+cdef int _close_at_last(proactor) except -1:
+    proactor.close()
+    return 0
+
+
+cdef Finalizer _finalizer = <Finalizer> _close_at_last
+
+
 # stdlib: IocpProactor
 cdef class IouringProactor(Selector):
     """Proactor on io_uring.
@@ -1163,7 +1171,7 @@ cdef class IouringProactor(Selector):
 
     # stdlib: IocpProactor.__del__
     def __del__(self):
-        self.close()
+        run_finalizer(_finalizer, self)
 
     # -- ours: no counterpart in the stdlib's class --
 
