@@ -790,7 +790,7 @@ bool Proactor::take(std::uint64_t key) noexcept {
   return true;
 }
 
-int Proactor::again(std::uint64_t key) noexcept {
+int Proactor::again(std::uint64_t key, bool in_bulk) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr || operation->state != State::kTaken) return -EBADF;
   if (operation->flags & kCancelWanted) return operation->cancel_error;
@@ -801,6 +801,7 @@ int Proactor::again(std::uint64_t key) noexcept {
   }
   if (!(operation->flags & kByReadiness)) {
     operation->started_ns = 0;
+    if (in_bulk) operation->armed = 0;
     queue_again(operation);
     return 0;
   }
@@ -841,7 +842,7 @@ inline bool Proactor::is_to_be_kept(Operation* operation) noexcept {
     ++operation->armed;
     return false;
   }
-  return in_flight_ >= keep_polls_from_;
+  return in_flight_ >= keep_polls_from_ || table_.used() <= keep_polls_up_to_;
 }
 
 inline void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
@@ -1359,10 +1360,6 @@ void Proactor::close() noexcept {
     }
     operation->flags &= static_cast<std::uint16_t>(~kLive);
   }
-}
-
-const Operation* Proactor::peek(std::uint32_t slot) const noexcept {
-  return slot < table_.capacity() ? table_.at(slot) : nullptr;
 }
 
 }  // namespace uring

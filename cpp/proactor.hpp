@@ -54,9 +54,11 @@ class Proactor {
   static constexpr unsigned kReapLimit = 256;
   // So often a poll is armed before the kernel keeps it: of a connection that is over soon it would have to be cancelled.
   static constexpr std::uint8_t kKeptAfter = 3;
-  // And so many operations are in flight then.  To arm one again costs more than to be told of each packet where their memory
-  // has left the cache by then; of a few, packets that come while nothing is armed are told of for less.
+  // And so many operations are in flight then: to arm one again costs more than to be told of each packet where their memory
+  // has left the cache by then.  Of fewer, packets that come while nothing is armed are told of for less.
   static constexpr unsigned kManyPolls = 96;
+  // Or so few are there in all, whose peers wait for their answers: nothing comes until the loop sleeps.
+  static constexpr unsigned kFewPolls = 8;
   // An enter that may copy more than this is worth giving the GIL up for.
   static constexpr std::uint64_t kLargeCopy = 1 << 20;
   // How long a new ring waits for the locked memory of closed ones.
@@ -102,8 +104,12 @@ class Proactor {
   // The same, of a poll that the kernel may keep (Completion::kept): its again() costs it nothing.  It tells what comes,
   // and of what is there once only: whoever is told calls again(), and then reads all that there is.
   std::int64_t start_multishot(Kind kind, int fd, std::uint32_t mask) noexcept;
-  // It does where so many operations are in flight, and it has been armed kKeptAfter times before; with 0, from the first on.
-  void keep_polls_from(unsigned in_flight) noexcept { keep_polls_from_ = in_flight; }
+  // It does where there are so few operations, or so many in flight, and it has been armed kKeptAfter times before; with 0
+  // in flight, from the first on.
+  void keep_polls(unsigned up_to, unsigned from_in_flight) noexcept {
+    keep_polls_up_to_ = up_to;
+    keep_polls_from_ = from_in_flight;
+  }
   // As start_poll(), for a descriptor that belongs to the user; in any thread, and at once.
   // `repeated`: it is level-triggered, and its again() costs nothing.  Of one whose file loses its
   // number to another one this is found out when that one is waited for: it ends with -EBADF.
@@ -176,8 +182,10 @@ class Proactor {
   bool has_completions() const noexcept { return !completed_.empty(); }
   // Take this one, out of its turn; false if it has not completed.
   bool take(std::uint64_t key) noexcept;
-  // Queue a taken operation again (0), or find that it was cancelled meanwhile (-errno).
-  int again(std::uint64_t key) noexcept;
+  // Queue a taken operation again (0), or find that it was cancelled meanwhile (-errno).  `in_bulk`: what it waits for
+  // comes in many packets, of each of which a poll that is kept would tell; so it is not, until it has been armed
+  // kKeptAfter times without.
+  int again(std::uint64_t key, bool in_bulk = false) noexcept;
   // Forget a taken operation.
   void release(std::uint64_t key) noexcept;
 
@@ -285,7 +293,9 @@ class Proactor {
   }
 
   // The operation in a slot, or null: state kFree.
-  const Operation* peek(std::uint32_t slot) const noexcept;
+  const Operation* peek(std::uint32_t slot) const noexcept {
+    return slot < table_.capacity() ? table_.at(slot) : nullptr;
+  }
   std::uint32_t capacity() const noexcept { return table_.capacity(); }
   std::uint32_t first_on(int fd) const noexcept { return table_.first_on(fd); }
   std::uint32_t next_on(std::uint32_t slot) const noexcept {
@@ -381,6 +391,7 @@ class Proactor {
   unsigned completion_entries_ = 0;
   unsigned in_flight_ = 0;
   unsigned keep_polls_from_ = kManyPolls;
+  unsigned keep_polls_up_to_ = kFewPolls;
   unsigned abandoned_ = 0;
   unsigned watched_ = 0;
   unsigned fork_count_ = 0;

@@ -84,6 +84,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         int64_t result
 
     const unsigned kManyPolls "uring::Proactor::kManyPolls"
+    const unsigned kFewPolls "uring::Proactor::kFewPolls"
 
     cdef cppclass Proactor:
         Proactor(const Kernel& kernel)
@@ -92,7 +93,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool bound_here()
         int64_t start_poll(Kind kind, int fd, uint32_t mask)
         int64_t start_multishot(Kind kind, int fd, uint32_t mask)
-        void keep_polls_from(unsigned in_flight)
+        void keep_polls(unsigned up_to, unsigned from_in_flight)
         int64_t start_wait(Kind kind, int fd, uint32_t mask, cbool repeated)
         int64_t start_lingering_wait(Kind kind, int fd, uint32_t mask, cbool same_file)
         cbool trusts_files()
@@ -124,6 +125,7 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
         cbool take(uint64_t key)
         cbool has_completions()
         int again(uint64_t key)
+        int again(uint64_t key, cbool in_bulk)
         void release(uint64_t key)
         int prepare()
         cbool idle()
@@ -213,12 +215,11 @@ cdef bint is_plain_tcp(int fd) noexcept
 # Whether a socket has the number no more at which an owner works: whoever has it now is a stranger. A plain one
 # (is_readable() was true, and the number its own) is asked without running Python.
 cdef inline bint is_lost(object sock, int fd, bint plain) except -1:
-    if plain:
-        return sock is None or number_of(sock) != fd
-    try:
-        return sock.fileno() != fd
-    except Exception:
-        return True
+    return (sock is None or number_of(sock) != fd) if plain else has_lost(sock, fd)
+
+
+# The same of one that is not, by its fileno().
+cdef bint has_lost(object sock, int fd) except -1
 
 
 cdef class Ring:
@@ -314,7 +315,7 @@ cdef class Ring:
     cdef int end(self, uint64_t key) except -1
     cdef int send_soon(self, Owner owner) except -1
     cdef bint send_gathered(self) except -1
-    cdef bint again(self, uint64_t key) noexcept
+    cdef bint again(self, uint64_t key, bint in_bulk) noexcept
     cdef int cancel(self, uint64_t key) noexcept
     cdef AddressBook addresses(self)
 

@@ -9,6 +9,7 @@ from typing_extensions import Buffer, disjoint_base
 AGES: tuple[float, ...]
 PLAIN_SOCKET: type[socket] | None
 MULTISHOT_FROM: int
+MULTISHOT_UP_TO: int
 
 @disjoint_base
 class Ring:

@@ -118,9 +118,10 @@ cdef int64_t LOOK_SHARE = 100
 cdef int64_t TRUST = 50_000_000
 cdef int64_t LONGEST_TRUST = 250_000_000
 
-# How many operations must be in flight for the kernel to keep a multishot poll. Tests set it, for the rings that are
-# made from then on.
+# How many operations must be in flight for the kernel to keep a multishot poll, or how many there may be in all. Tests set
+# these, for the rings that are made from then on.
 MULTISHOT_FROM = kManyPolls
+MULTISHOT_UP_TO = kFewPolls
 
 # How long a new ring waits for the locked memory of closed ones, and how long at first, in nanoseconds.
 cdef int64_t MEMORY_PATIENCE = 1_000_000_000
@@ -320,6 +321,13 @@ cdef int _ask_fileno(object obj) except? -1:
     return fd
 
 
+cdef bint has_lost(object sock, int fd) except -1:
+    try:
+        return sock.fileno() != fd
+    except Exception:
+        return True
+
+
 cdef bint is_socket(object obj, int fd) except -1:
     """Tell by the descriptor, where the class does not, whether recv(2) and send(2) work on it."""
     return isinstance(obj, _socket.socket) or stat.S_ISSOCK(os.fstat(fd).st_mode)
@@ -351,7 +359,7 @@ cdef class Ring:
         self._small_sends_before = 2
         self._kernel = kernel
         self._proactor = new Proactor(calls[0])
-        self._proactor.keep_polls_from(MULTISHOT_FROM)
+        self._proactor.keep_polls(MULTISHOT_UP_TO, MULTISHOT_FROM)
         self._scratch = PyMem_RawMalloc(self._scratch_size)
         if self._scratch is NULL:
             raise MemoryError
@@ -813,6 +821,7 @@ cdef class Ring:
         cdef uint32_t slot = self._proactor.first_queued()
         cdef const Operation* operation
         cdef uint64_t key
+        cdef PyObject* place
         cdef Owner owner
         cdef list asked = None
         while slot != kNoSlot:
@@ -820,16 +829,17 @@ cdef class Ring:
             key = operation.key()
             slot = operation.next
             if operation.flags & kWatched or owns_buffer(operation.kind):
-                owner = self._slots[<uint32_t> key]
-                if owner is None:
+                place = PyList_GET_ITEM(self._slots, <uint32_t> key)
+                if place is <PyObject*> None:
                     continue
-                if owner._plain:
-                    if owner._lost():
+                # (No Python code runs: it stays where it is.)
+                if (<Owner> place)._plain:
+                    if (<Owner> place)._lost():
                         self._proactor.cancel(key, -EBADF)
                 elif asked is None:
-                    asked = [(owner, key)]
+                    asked = [(<Owner> place, key)]
                 else:
-                    asked.append((owner, key))
+                    asked.append((<Owner> place, key))
         if asked is not None:
             # Their fileno() may do anything, to the queue as well.
             for owner, key in asked:
@@ -1013,9 +1023,12 @@ cdef class Ring:
             raise
         return left
 
-    cdef bint again(self, uint64_t key) noexcept:
-        """Wait once more, out of the owner's complete(); false if it has been cancelled."""
-        return self._proactor.again(key) == 0
+    cdef bint again(self, uint64_t key, bint in_bulk) noexcept:
+        """Wait once more, out of the owner's complete(); false if it has been cancelled.
+
+        in_bulk: what it waits for comes in many packets.
+        """
+        return self._proactor.again(key, in_bulk) == 0
 
     cdef int cancel(self, uint64_t key) noexcept:
         """Ask an operation to end; its owner is told of the end."""

@@ -44,6 +44,7 @@ cdef class BaseEventLoop:
     cdef int _awake              # callbacks are being run, and _ready is looked at before the loop sleeps
 
     cdef int _look_at_class(self) except -1
+    @cython.final
     cdef bint _has_foreign(self, unsigned mask) except -1
     cdef bint _has_own(self, PyObject* names, unsigned mask) except -1
     cdef bint _is_plain(self, unsigned mask) except -1
@@ -60,12 +61,19 @@ cdef class BaseEventLoop:
     cdef object _make_handle(self, PyObject* callback, PyObject** args, Py_ssize_t nargs, PyObject* context)
     cdef object _make_timer(self, PyObject* when, PyObject* callback, PyObject** args, Py_ssize_t nargs,
                             PyObject* context)
+    @cython.final
     cdef bint _has_plain_turn(self) except -1
+    @cython.final
     cdef int _take_turn(self) except -1
+    @cython.final
     cdef bint _has_timers(self) except -1
+    @cython.final
     cdef bint _drop_cancelled(self) except -1
+    @cython.final
     cdef int64_t _time_left(self) except? -2
+    @cython.final
     cdef int _take_due(self) except -1
+    @cython.final
     cdef int _run_ready(self) except -1
     cdef int _run_in_debug(self, object handle) except -1
 

@@ -1,7 +1,8 @@
 # The layout of native transports.
+cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
-from ._overlapped cimport Completion
+from ._overlapped cimport Completion, is_lost
 from .sslproto cimport SSLProtocol
 from .transport_registry cimport Registered
 
@@ -38,9 +39,15 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef bint _due               # it stands in the loop's _ready, and has something to read
     cdef bint _is_tcp            # a read that gets less than it asked for has got all there is
     cdef bint _kept              # the kernel has kept the poll that has told: it does not tell the same again
+    cdef bint _in_bulk           # a read has got more than what comes in a few packets
     cdef bint _more              # there may be something to read of which the poll tells no more
     cdef bint _doubted           # the ring knows that it has to look again
     cdef bint _ends              # the poll has told of an end or an error, which comes behind what there is to read
+
+    @cython.final
+    cdef inline bint _is_lost(self) except -1:
+        """True when the user has closed the socket: whoever has its number now is a stranger."""
+        return is_lost(self._sock, self._fd, self._plain)
 
     cdef int _drop(self) except -1
     cdef int _tell_handler(self, message, exc) except -1
@@ -51,12 +58,14 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _end_soon(self, exc) except -1
     cdef int _begin_reading(self, context) except -1
     cdef int _start_reading(self, context=*) except -1
+    @cython.final
     cdef int _note_read(self, int64_t got, int64_t size) noexcept
     cdef int _stop_reading(self) except -1
     cdef int _check_loop(self) except -1
     cdef int _start_writing(self) except -1
     cdef int _stop_writing(self) except -1
     cdef int _read(self) except -1
+    @cython.final
     cdef int _run_in(self, context, bint flush) except -1
     cdef int _fail(self, message) except -1
     cdef bint _flush(self) except -1
@@ -75,12 +84,17 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef int _expected           # how many bytes a read brings, going by the last ones
     cdef int _read_error         # errno of a read behind another one, until the next tells it
 
+    @cython.final
     cdef object _receive(self)
+    @cython.final
     cdef int _read_into_reader(self, reader, buffer) except -1
+    @cython.final
     cdef bint _receive_into(self, buffer) except -1
+    @cython.final
     cdef int _read_into_protocol(self) except -1
     cdef int _reading_failed(self, int64_t got) except -1
     cdef bint _has_room(self, buf) except -1
+    @cython.final
     cdef int64_t _receive_at(self, void* start, Py_ssize_t size)
 
 
@@ -90,8 +104,11 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     cdef readonly bint _eof_written
     cdef Py_ssize_t _gather_limit
 
+    @cython.final
     cdef int _begin_gathering(self, bytes data) except -1
+    @cython.final
     cdef bint _gather(self, data, Py_ssize_t size) except -1
+    @cython.final
     cdef int _send(self, data, Py_ssize_t size) except -1
     cdef int64_t _send_unusual(self, data) except? -2
     cdef int _send_buffer(self) except -1

@@ -43,7 +43,7 @@ from ._interpreter cimport (
     _PyBytes_Resize, raise_pending, run_finalizer, steal,
 )
 from ._overlapped cimport (
-    Completion, Ring, fileno, is_lost, is_plain_tcp, is_readable, number_of, os_error, socket_of,
+    Completion, Ring, fileno, is_plain_tcp, is_readable, number_of, os_error, socket_of,
 )
 from ._overlapped import PLAIN_SOCKET
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, sockaddr_storage
@@ -139,6 +139,8 @@ cdef int _ASKED = 8
 # asked for more: an end, an error. (Bytes behind an urgent one as well, but what is told with POLLPRI is told of every packet.)
 cdef int _ENDS = POLLRDHUP | POLLHUP | POLLERR
 cdef int _EVENTS = POLLIN | POLLRDHUP
+# Who has got so many bytes in one read is told of too many packets for each by a poll that the kernel keeps.
+cdef int _BULK = 32 * 1024
 # As the transports' max_size.
 cdef Py_ssize_t _MAX_SIZE = 256 * 1024
 cdef object _HIGH_WATER = 64 * 1024
@@ -665,7 +667,7 @@ cdef class _ProactorBasePipeTransport:
         if sock is not None:
             extra['socket'] = trsock.TransportSocket(sock)
         # (Whoever has the number of a closed one now is a stranger.)
-        extra['sockname'] = _in_words(self._own if self._lost() else _name_of(self._fd, False))
+        extra['sockname'] = _in_words(self._own if self._is_lost() else _name_of(self._fd, False))
         if 'peername' not in extra:
             extra['peername'] = _in_words(self._peer)
         return extra
@@ -699,20 +701,20 @@ cdef class _ProactorBasePipeTransport:
         if self._extra_dict is not None:
             return 0
         self._closed_sock = self._sock
-        if not self._lost():
+        if not self._is_lost():
             self._own = _name_of(self._fd, False)
         return 0
 
     cdef bint _lost(self):
-        """True when the user has closed the socket: whoever has its number now is a stranger."""
-        return is_lost(self._sock, self._fd, self._plain)
+        return self._is_lost()
 
     # Reading is level-triggered, as on the selector loop: one poll is queued again before anybody is told.
     # (The ring has held the file open, so what has to be asked in Python is asked when it is read.)
     cdef bint complete(self, const Completion* completion) except -1:
         if completion.key != self._read_key:
             self.ring.dismiss(completion.key)
-        elif completion.error or self._sock is None or (self._plain and self._lost()) or not self.ring.again(completion.key):
+        elif (completion.error or self._sock is None or (self._plain and self._is_lost())
+                or not self.ring.again(completion.key, self._in_bulk)):
             # A file that is closed is never ready again.
             self._read_key = 0
             self.ring.dismiss(completion.key)
@@ -749,6 +751,8 @@ cdef class _ProactorBasePipeTransport:
         """A read that has asked for so much has got so much, or -errno."""
         if got == -EAGAIN or 0 < got < size and not self._ends:
             self._more = False
+        if got > _BULK:
+            self._in_bulk = True
         return 0
 
     cdef int tell_again(self, uint64_t key) except -1:
@@ -844,7 +848,7 @@ cdef class _ProactorBasePipeTransport:
         if self._fd < 0:
             # It says what is wrong with it.
             fileno(self._sock)
-        if self._lost():
+        if self._is_lost():
             raise os_error(-EBADF)
         self._doubted = False
         # (In debug mode a Handle is run, of which nobody knows whether it was.)
@@ -875,7 +879,7 @@ cdef class _ProactorBasePipeTransport:
         if self._write_handle is None:
             # T18
             self._check_loop()
-            if self._lost():
+            if self._is_lost():
                 # The user has closed the socket since there was no room.
                 self._drop_unsent()
                 self._fatal_error(os_error(-EBADF), 'Fatal write error on socket transport')
@@ -974,7 +978,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         data = steal(received)
         if data is None:
             return 0
-        if not data:
+        if not PyBytes_GET_SIZE(data) if type(data) is bytes else not data:
             self._eof_received()
             return 0
         # (Which may end with another protocol in its place.)
@@ -1013,7 +1017,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             error, self._read_error = self._read_error, 0
             raise os_error(-error)
         # The user may have closed the socket since.
-        if self._lost():
+        if self._is_lost():
             raise os_error(-EBADF)
         if self._expected < _LARGE:
             # Through one buffer: an object of the true size is made afterwards.
@@ -1085,7 +1089,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         cdef Py_ssize_t size = 0
         cdef int64_t got = 0
         cdef int64_t more = 0
-        if self._lost():
+        if self._is_lost():
             raise os_error(-EBADF)
         # As _receive(): what is large goes straight to where it shall stand.
         if self._expected >= _LARGE:
@@ -1169,7 +1173,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     cdef int64_t _receive_at(self, void* start, Py_ssize_t size):
         # (A buffer may have a method in Python, which may do anything.)
-        cdef int64_t got = -EBADF if self._lost() else self.ring.receive(self._fd, start, size)
+        cdef int64_t got = -EBADF if self._is_lost() else self.ring.receive(self._fd, start, size)
         self._note_read(got, size)
         return got
 
@@ -1238,8 +1242,8 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
                 return
         elif (size <= _gather_one and size <= self._gather_limit and not self._closing
                 and self._plain and (<BaseEventLoop> self._loop)._gathers_writes and not self.ring.is_elsewhere()
-                and not self.ring._is_forked() and self.ring.pays_to_gather() and not self._lost()):
-            self._begin_gathering(PyBytes_FromObject(data))
+                and not self.ring._is_forked() and self.ring.pays_to_gather() and not self._is_lost()):
+            self._begin_gathering(data if type(data) is bytes else PyBytes_FromObject(data))
             return
         self._send(data, size)
         if self._buffer:
@@ -1348,7 +1352,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         else:
             start, size = PyByteArray_AS_STRING(data), PyByteArray_GET_SIZE(data)
         # The user may have closed the socket since.
-        sent = -EBADF if self._lost() else self.ring.send(self._fd, start, size)
+        sent = -EBADF if self._is_lost() else self.ring.send(self._fd, start, size)
         if sent == size:
             return False
         # What is to be done now may run Python code: run() does it.
@@ -1385,7 +1389,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
     cdef int _send(self, data, Py_ssize_t size) except -1:
         """Send what there is room for; the rest waits for some."""
         cdef int64_t sent
-        if type(data) is bytes and self._plain and not self._lost():
+        if type(data) is bytes and self._plain and not self._is_lost():
             sent = self.ring.send(self._fd, PyBytes_AS_STRING(data), size)
             if sent < 0 and sent != -EAGAIN:
                 self._fatal_error(os_error(sent), 'Fatal write error on socket transport')
@@ -1417,7 +1421,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         cdef Py_buffer view
         cdef int64_t sent
         try:
-            if not self._plain or self._lost():
+            if not self._plain or self._is_lost():
                 return self._sock.send(data)
             PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
             sent = self.ring.send(self._fd, view.buf, view.len)
@@ -1531,7 +1535,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
             return                        # closed: there is nowhere to send to
         # What is the rule, in short; all else is asked of the stdlib's method.
         if (data and not self._conn_lost and not self._buffer
-                and self._address is None and self._plain and not self._lost()
+                and self._address is None and self._plain and not self._is_lost()
                 and self._send_now(data, addr)):
             return
         # It checks and queues; what it would do at once is done below.
@@ -1577,7 +1581,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
                 self._fail('Fatal write error on datagram transport')
                 return True
             # (Which may have run anything.)
-            if self._conn_lost or self._lost():
+            if self._conn_lost or self._is_lost():
                 return False
         sent = self.ring.sendto(self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &address, length)
         if sent == -EAGAIN:
@@ -1609,7 +1613,7 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
             if not self._family or self.ring._scratch_size < _MAX_SIZE:
                 data, addr = self._sock.recvfrom(self.max_size, _MSG_DONTWAIT)
             else:
-                got = -EBADF if self._lost() else self.ring.receive_from(
+                got = -EBADF if self._is_lost() else self.ring.receive_from(
                     self._fd, self.ring._scratch, _MAX_SIZE, &address, &length)
                 if got == -EAGAIN:
                     return False

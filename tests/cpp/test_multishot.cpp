@@ -14,7 +14,7 @@ namespace {
 // One on a connection, armed; what completes is taken by hand.
 struct Told : Simulation {
   explicit Told(Rung rung = Rung::kDeferTaskrun) : Simulation(rung) {
-    proactor.keep_polls_from(0);
+    proactor.keep_polls(0, 0);
     auto [first, second] = kernel.stream_pair();
     ours = first;
     theirs = second;
@@ -187,9 +187,9 @@ TEST_CASE("start_multishot: a ring that several threads may enter polls once") {
   }
 }
 
-TEST_CASE("keep_polls_from: polls are kept while so many are in flight") {
+TEST_CASE("keep_polls: they are while so many are in flight") {
   Simulation simulation;
-  simulation.proactor.keep_polls_from(3);
+  simulation.proactor.keep_polls(0, 3);
   auto [ours, theirs] = simulation.kernel.stream_pair();
   std::vector<std::uint64_t> keys;
   for (int count = 0; count < 5; ++count)
@@ -211,6 +211,54 @@ TEST_CASE("keep_polls_from: polls are kept while so many are in flight") {
       CHECK(kept == std::vector<bool>(5, false));
     else
       CHECK(kept == std::vector<bool>{false, false, false, true, true});
+  }
+  for (std::uint64_t key : keys) simulation.proactor.cancel(key);
+  simulation.collector.until([&] { return simulation.proactor.in_flight() == 0; });
+}
+
+TEST_CASE("keep_polls: they are while there are so few operations, and nothing comes in bulk") {
+  Simulation simulation;
+  simulation.proactor.keep_polls(2, 100);
+  auto [ours, theirs] = simulation.kernel.stream_pair();
+  std::vector<std::uint64_t> keys;
+  // Is it kept, when it has told so often?
+  auto told = [&](std::uint64_t key, int times, bool in_bulk = false) {
+    bool kept = false;
+    for (int round = 0; round < times; ++round) {
+      simulation.kernel.put(theirs, "abc");
+      for (int turns = 0; turns < 10 && !simulation.proactor.has_completions(); ++turns) simulation.proactor.turn(0);
+      Completion completion;
+      while (simulation.proactor.next(&completion)) {
+        if (completion.key == key) kept = completion.kept;
+        CHECK(simulation.proactor.again(completion.key, in_bulk) == 0);
+      }
+      char buffer[64];
+      CHECK(simulation.proactor.receive(ours, buffer, sizeof(buffer), 0) > 0);
+    }
+    return kept;
+  };
+  auto start = [&] {
+    keys.push_back(static_cast<std::uint64_t>(simulation.proactor.start_multishot(Kind::kReceive, ours, POLLIN)));
+    return keys.back();
+  };
+  const int first = Proactor::kKeptAfter;
+  const std::uint64_t one = start();
+  SUBCASE("one after the other") {
+    CHECK_FALSE(told(one, first));
+    CHECK(told(one, 1));
+    const std::uint64_t two = start();
+    CHECK_FALSE(told(two, first));
+    CHECK(told(two, 1));
+    const std::uint64_t three = start();
+    CHECK_FALSE(told(three, 10));
+    // What is kept stays so.
+    CHECK(told(one, 1));
+  }
+  SUBCASE("in bulk") {
+    CHECK_FALSE(told(one, 10, true));
+    CHECK_FALSE(told(one, first));
+    CHECK(told(one, 1));
+    CHECK(told(one, 10, true));
   }
   for (std::uint64_t key : keys) simulation.proactor.cancel(key);
   simulation.collector.until([&] { return simulation.proactor.in_flight() == 0; });

@@ -122,7 +122,7 @@ class Program {
     kernel_.busy_on_overflow = below(2) == 0;
     note("rung ", rung_name(rung), ", ", submissions, " SQEs, ", completions, " CQEs");
     check(proactor_.init(features, submissions, completions) == 0, "init");
-    proactor_.keep_polls_from(below(2) == 0 ? 0 : below(8));
+    proactor_.keep_polls(below(3), below(2) == 0 ? 0 : below(8));
     check(proactor_.bind_thread() == 0, "bind_thread");
     files_ = kernel_.open_files();
     kernel_.chances = chances;
