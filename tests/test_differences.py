@@ -346,3 +346,23 @@ async def test_b15_detached_socket(loop, connect, pair, ours):
         assert heir.recv(10) == b"data"
         transport.abort()
         await protocol.lost
+
+
+async def test_b16_a_descriptor_that_is_made_another_files(loop, connect, stack, ours):
+    sock, peer, other, others_peer = (stack.enter_context(sock) for _ in range(2) for sock in tcp_pair())
+    sock.setblocking(False)
+    peer.settimeout(0.05)
+    transport, protocol = await connect(sock)
+    os.dup2(other.fileno(), sock.fileno())
+    await turns(5)
+    with pytest.raises(TimeoutError) if ours else contextlib.nullcontext():
+        assert peer.recv(1) == b""
+    others_peer.send(b"for the other")
+    await turns(20)
+    assert protocol.data == b""
+    with contextlib.suppress(ConnectionError):
+        peer.send(b"its own")
+    await turns(20)
+    assert protocol.data == (b"for the other" if ours else b"")
+    transport.abort()
+    await protocol.lost

@@ -15,12 +15,13 @@ import os
 import socket
 import sys
 import threading
+import time
 import weakref
 
 import pytest
 
 import uringloop
-from support import Buffered, Recorder, drain, fill, reset, tcp_pair, turns, until
+from support import Buffered, Recorder, closed, drain, fill, reset, tcp_pair, turns, until
 from uringloop import tiers
 
 
@@ -1275,3 +1276,51 @@ def test_loop_is_dropped_under_a_send_in_flight(loop_factory, errors, pair):
     with pytest.warns(ResourceWarning):
         run()
         gc.collect()
+
+
+class Slow(Buffered):
+    """It takes half a second for 40,000 bytes."""
+
+    def buffer_updated(self, nbytes):
+        super().buffer_updated(nbytes)
+        if nbytes > 1:
+            time.sleep(0.0025)
+
+
+# The kernel keeps the poll that has told of them: whether that was all has to be asked until reading ends, however long it goes on.
+async def until_kept(protocol, peer):
+    for count in range(1, 7):
+        peer.send(b"_")
+        await until(lambda: len(protocol.data) == count)
+
+
+async def test_urgent_byte_behind_half_a_second_of_reading(loop, stack):
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    # (A short read ends where the urgent byte is.)
+    transport, protocol = await loop.create_connection(lambda: Slow(199), sock=ours)
+    await until_kept(protocol, theirs)
+    theirs.send(bytes(40_000))
+    theirs.send(b"!", socket.MSG_OOB)
+    theirs.send(b"behind")
+    await until(lambda: protocol.data.endswith(b"behind"))
+    transport.close()
+    await protocol.lost
+
+
+def test_interrupt_behind_half_a_second_of_reading(loop, stack):
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+
+    async def connect():
+        transport, protocol = await loop.create_connection(lambda: Slow(199), sock=ours)
+        await until_kept(protocol, theirs)
+        return transport, protocol
+
+    transport, protocol = loop.run_until_complete(connect())
+    theirs.send(bytes(40_000))
+    loop.run_until_complete(asyncio.sleep(0.4))
+    # What an interrupt in the midst of the stdlib's _run_once() does.
+    while not loop._ready:
+        loop._process_events(loop._selector.select(0))
+    loop._ready.clear()
+    loop.run_until_complete(until(lambda: len(protocol.data) == 40_006))
+    loop.run_until_complete(closed((transport, protocol)))

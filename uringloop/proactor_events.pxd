@@ -59,6 +59,8 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _begin_reading(self, context) except -1
     cdef int _start_reading(self, context=*) except -1
     @cython.final
+    cdef int _enter_doubt(self, uint64_t key) except -1
+    @cython.final
     cdef int _note_read(self, int64_t got, int64_t size) noexcept
     cdef int _stop_reading(self) except -1
     cdef int _check_loop(self) except -1

@@ -724,9 +724,7 @@ cdef class _ProactorBasePipeTransport:
             if completion.result & _ENDS:
                 self._ends = True
             self._kept = completion.kept
-            if self._kept and not self._doubted:
-                self._doubted = True
-                self.ring.doubt(completion.key)
+            self._enter_doubt(completion.key)
             # Whatever became of the last time: an interrupt may have come before it was run.
             self._due = True
             (<BaseEventLoop> self._loop).add_ready(self)
@@ -755,9 +753,20 @@ cdef class _ProactorBasePipeTransport:
             self._in_bulk = True
         return 0
 
+    cdef int _enter_doubt(self, uint64_t key) except -1:
+        """It is told to read, by a poll that may not tell it again: the ring looks whether that was all."""
+        if self._kept and not self._doubted:
+            self._doubted = True
+            self.ring.doubt(key)
+        return 0
+
     cdef int tell_again(self, uint64_t key) except -1:
+        if key != self._read_key:
+            return 0
+        # Reading may go on for longer than the doubt in which it began.
+        self._enter_doubt(key)
         # (Not if it was told in this turn already.)
-        if key == self._read_key and not self._due:
+        if not self._due:
             self._due = True
             (<BaseEventLoop> self._loop).add_ready(self)
         return 0
