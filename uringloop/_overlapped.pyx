@@ -1275,10 +1275,7 @@ cdef class Overlapped(Owner):
             return number_of(self.obj) != self._fd
         if self.obj is None or isinstance(self.obj, int):
             return False
-        try:
-            return self.obj.fileno() != self._fd
-        except Exception:
-            return True
+        return has_lost(self.obj, self._fd)
 
     # -- the operation as seen from Python --
 
