@@ -74,8 +74,7 @@ struct AddressBlock {
 constexpr std::uint32_t kNoSlot = 0xffffffff;
 
 struct Operation {
-  // Linked into at most one of: free list, queue of what is to be armed, completed list, and,
-  // watched and in flight or waiting, the list of what is looked at.
+  // Linked into at most one of: free list, queue of what is to be armed, completed list.
   std::uint32_t next = kNoSlot;
   std::uint32_t previous = kNoSlot;
   // All operations on one descriptor.
@@ -84,17 +83,23 @@ struct Operation {
   // The list of cancels.
   std::uint32_t cancel_next = kNoSlot;
   std::uint32_t cancel_previous = kNoSlot;
+  // Of what is kWatched: the list of what is looked at, which it leaves only when it is released.
+  std::uint32_t watch_next = kNoSlot;
+  std::uint32_t watch_previous = kNoSlot;
 
   std::uint32_t slot = kNoSlot;
   std::uint32_t generation = 0;
 
   int fd = -1;
   int file = -1;  // kSendfile: what is sent
-  std::uint32_t poll_mask = 0;
   std::uint32_t message_flags = 0;
+  std::uint16_t poll_mask = 0;
+  std::int16_t cancel_error = 0;  // -errno that a cancelled operation ends with
 
-  // 0 or more, or -errno: of a poll the events, of a send the bytes that are out.
+  // 0 or -errno.
   std::int32_t error = 0;
+  std::uint32_t run = 0;  // in which thread's turn it was armed: see Proactor::bind_thread()
+  // Of a poll the events, of a send the bytes that are out.
   std::int64_t result = 0;
 
   const void* buffer = nullptr;
@@ -106,8 +111,6 @@ struct Operation {
   // 0 while queued.
   std::int64_t started_ns = 0;
 
-  std::uint32_t run = 0;  // in which thread's turn it was armed: see Proactor::bind_thread()
-  std::int32_t cancel_error = 0;  // -errno that a cancelled operation ends with
   std::uint16_t retries = 0;  // re-arms in a row without progress
   std::uint8_t armed = 0;     // of a kMultishot: how often, up to Proactor::kKeptAfter
   Kind kind = Kind::kNone;

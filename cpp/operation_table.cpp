@@ -116,4 +116,12 @@ void OperationTable::unlink_cancel(OperationList* list, Operation* operation) no
   remove<&Operation::cancel_next, &Operation::cancel_previous>(list, operation);
 }
 
+void OperationTable::push_watched(OperationList* list, Operation* operation) noexcept {
+  append<&Operation::watch_next, &Operation::watch_previous>(list, operation);
+}
+
+void OperationTable::unlink_watched(OperationList* list, Operation* operation) noexcept {
+  remove<&Operation::watch_next, &Operation::watch_previous>(list, operation);
+}
+
 }  // namespace uring

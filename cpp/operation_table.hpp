@@ -14,7 +14,7 @@
 
 namespace uring {
 
-// First-in first-out, linked through Operation::next and previous, or cancel_next and cancel_previous.
+// First-in first-out, linked through Operation::next and previous, or the pair of one of the lists beside.
 struct OperationList {
   std::uint32_t head = kNoSlot;
   std::uint32_t tail = kNoSlot;
@@ -54,6 +54,9 @@ class OperationTable {
   // The same for the list of cancels, which an operation is on while it is in flight.
   void push_cancel(OperationList* list, Operation* operation) noexcept;
   void unlink_cancel(OperationList* list, Operation* operation) noexcept;
+  // The same for the list of what is looked at.
+  void push_watched(OperationList* list, Operation* operation) noexcept;
+  void unlink_watched(OperationList* list, Operation* operation) noexcept;
 
   // The first operation on a descriptor, or kNoSlot.  next_on() goes on from there.
   std::uint32_t first_on(int fd) const noexcept {

@@ -163,7 +163,7 @@ std::int64_t Proactor::queue(Operation* operation) noexcept {
 std::int64_t Proactor::start_poll(Kind kind, int fd, std::uint32_t mask) noexcept {
   if (fd < 0) return -EBADF;
   Operation* operation = table_.allocate(kind, fd);
-  if (operation != nullptr) operation->poll_mask = mask;
+  if (operation != nullptr) operation->poll_mask = static_cast<std::uint16_t>(mask);
   return queue(operation);
 }
 
@@ -187,9 +187,9 @@ std::int64_t Proactor::begin_wait(Kind kind, int fd, std::uint32_t mask, unsigne
   if (fd < 0 || !ring_.is_open()) return -EBADF;
   Operation* operation = table_.allocate(kind, fd);
   if (operation == nullptr) return -ENOMEM;
-  operation->poll_mask = mask;
+  operation->poll_mask = static_cast<std::uint16_t>(mask);
   operation->flags |= static_cast<std::uint16_t>(kByReadiness | flags);
-  begin_flight(operation, State::kWaiting);
+  operation->state = State::kWaiting;
   operation->started_ns = read_clock();
   const int error = ask_for_readiness(fd, operation, same_file);
   if (error < 0) {
@@ -276,25 +276,19 @@ void Proactor::watch(std::uint64_t key) noexcept {
   Operation* operation = table_.find(key);
   if (operation == nullptr || (operation->flags & kWatched)) return;
   operation->flags |= kWatched;
-  if (operation->state == State::kInFlight || operation->state == State::kWaiting)
-    begin_flight(operation, operation->state);
+  table_.push_watched(&watching_, operation);
+  ++watched_;
 }
 
 // -- readiness --
 
-// Into flight, or into the readiness set: what is watched is on a list until it comes back.
-void Proactor::begin_flight(Operation* operation, State state) noexcept {
-  operation->state = state;
-  if (!(operation->flags & kWatched)) return;
-  table_.push(&watching_, operation);
-  ++watched_;
-}
-
 std::uint32_t Proactor::look_at_next() noexcept {
-  Operation* operation = table_.pop(&watching_);
-  if (operation == nullptr) return kNoSlot;
-  table_.push(&watching_, operation);
-  return operation->slot;
+  if (watching_.empty()) return kNoSlot;
+  Operation* operation = table_.at(watching_.head);
+  table_.unlink_watched(&watching_, operation);
+  table_.push_watched(&watching_, operation);
+  const bool flies = operation->state == State::kInFlight || operation->state == State::kWaiting;
+  return flies ? operation->slot : kNoSlot;
 }
 
 // Does it want to be told of its descriptor's readiness?  A repeated one also while it is told.
@@ -551,7 +545,7 @@ std::int64_t Proactor::send_file(std::uint64_t key) noexcept {
 void Proactor::complete(Operation* operation, int error, std::int64_t result) noexcept {
   if (operation->flags & kDropped) {
     operation->state = State::kTaken;
-    table_.release(operation);
+    forget_operation(operation);
     return;
   }
   operation->error = error;
@@ -578,10 +572,6 @@ void Proactor::put_writers_behind(const Operation& reader) noexcept {
 // no cancel to wait for.
 void Proactor::come_back(Operation* operation) noexcept {
   assert(operation->state == State::kInFlight || operation->state == State::kWaiting);
-  if (operation->flags & kWatched) {
-    table_.unlink(&watching_, operation);
-    --watched_;
-  }
   if (operation->state == State::kWaiting) {
     if (operation->flags & kGuest) operation->flags ^= kGuest | kByReadiness;
     return;
@@ -681,7 +671,7 @@ void Proactor::send_on(Operation* operation) noexcept {
 void Proactor::wait_in_set(Operation* operation) noexcept {
   operation->flags |= kByReadiness | kGuest;
   if (operation->flags & kPolling) operation->poll_mask = POLLOUT;
-  begin_flight(operation, State::kWaiting);
+  operation->state = State::kWaiting;
   const int error = ask_for_readiness(operation->fd, operation);
   if (error >= 0) return;
   come_back(operation);
@@ -752,7 +742,7 @@ void Proactor::hear(Operation* operation, const io_uring_cqe& cqe) noexcept {
 void Proactor::fly_on(Operation* operation) noexcept {
   operation->flags &= static_cast<std::uint16_t>(~kLive);
   operation->started_ns = clock_.load(std::memory_order_relaxed);
-  begin_flight(operation, State::kInFlight);
+  operation->state = State::kInFlight;
   ++in_flight_;
 }
 
@@ -806,7 +796,7 @@ int Proactor::again(std::uint64_t key, bool in_bulk) noexcept {
     return 0;
   }
   operation->started_ns = clock_.load(std::memory_order_relaxed);
-  begin_flight(operation, State::kWaiting);
+  operation->state = State::kWaiting;
   // Whether the number is still its own, who calls has asked.
   const int error =
       (operation->flags & kRepeated) ? 0 : ask_for_readiness(operation->fd, operation);
@@ -829,6 +819,14 @@ void Proactor::release(std::uint64_t key) noexcept {
   if (operation->file >= 0) kernel_.close(kernel_.self, operation->file);
   // The kernel may still read the message header of what was abandoned.
   if (operation->flags & kAbandoned) operation->address = nullptr;
+  forget_operation(operation);
+}
+
+void Proactor::forget_operation(Operation* operation) noexcept {
+  if (operation->flags & kWatched) {
+    table_.unlink_watched(&watching_, operation);
+    --watched_;
+  }
   table_.release(operation);
 }
 
@@ -885,7 +883,7 @@ inline void Proactor::arm(Operation* operation, io_uring_sqe* sqe) noexcept {
   }
   sqe->user_data = operation->key();
   operation->run = run_;
-  begin_flight(operation, State::kInFlight);
+  operation->state = State::kInFlight;
   ++in_flight_;
 }
 

@@ -301,8 +301,8 @@ class Proactor {
   std::uint32_t next_on(std::uint32_t slot) const noexcept {
     return table_.next_on(table_.at(slot));
   }
-  // The watched operation in flight, or waiting, that was not looked at for the longest time; it
-  // is the last one then.  kNoSlot when there is none.
+  // The watched operation that was not looked at for the longest time; it is the last one then.  kNoSlot where it
+  // is neither in flight nor waiting, or there is none.
   std::uint32_t look_at_next() noexcept;
   // How many of them there are.
   unsigned watched() const noexcept { return watched_; }
@@ -316,7 +316,6 @@ class Proactor {
     return clock;
   }
   std::int64_t queue(Operation* operation) noexcept;
-  void begin_flight(Operation* operation, State state) noexcept;
   bool wants(const Operation* operation) const noexcept;
   std::int64_t begin_wait(Kind kind, int fd, std::uint32_t mask, unsigned flags, bool same_file) noexcept;
   std::uint32_t wanted_of(int fd, bool* once) const noexcept;
@@ -335,6 +334,7 @@ class Proactor {
   void note_poll(int result) noexcept;
   void hear_wake() noexcept;
   void come_back(Operation* operation) noexcept;
+  void forget_operation(Operation* operation) noexcept;
   void list_cancel(Operation* operation) noexcept;
   void queue_again(Operation* operation) noexcept;
   void complete(Operation* operation, int error, std::int64_t result) noexcept;

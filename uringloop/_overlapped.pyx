@@ -878,7 +878,7 @@ cdef class Ring:
             count -= 1
             slot = self._proactor.look_at_next()
             if slot == kNoSlot:
-                break
+                continue
             owner = self._slots[slot]
             if owner is None:
                 continue

@@ -614,7 +614,7 @@ TEST_CASE("send_file: an error is handed on") {
   simulation.proactor.release(static_cast<std::uint64_t>(key));
 }
 
-TEST_CASE("look_at_next: the watched operations in flight and no others, in turn") {
+TEST_CASE("look_at_next: the watched operations, in turn, and of those the ones in flight") {
   Simulation simulation;
   Proactor& proactor = simulation.proactor;
   auto [ours, theirs] = simulation.kernel.stream_pair();
@@ -624,10 +624,13 @@ TEST_CASE("look_at_next: the watched operations in flight and no others, in turn
   const std::int64_t waiting = proactor.start_wait(Kind::kPoll, ours, POLLIN);
   for (std::int64_t key : {first, second, first, waiting})
     proactor.watch(static_cast<std::uint64_t>(key));
-  CHECK(proactor.watched() == 1);  // the others are not in flight yet
-  simulation.turn();
   CHECK(proactor.watched() == 3);
-  for (std::int64_t key : {waiting, first, second, waiting})
+  // The others are not in flight yet.
+  CHECK(proactor.look_at_next() == kNoSlot);
+  CHECK(proactor.look_at_next() == kNoSlot);
+  CHECK(proactor.look_at_next() == static_cast<std::uint32_t>(waiting));
+  simulation.turn();
+  for (std::int64_t key : {first, second, waiting, first})
     CHECK(proactor.look_at_next() == static_cast<std::uint32_t>(key));
   simulation.kernel.put(theirs, "x");
   CHECK(simulation.collector.until_all({plain, first, second, waiting}, 5));
