@@ -6,6 +6,7 @@
 cimport cython
 from cpython.buffer cimport Py_buffer
 from libcpp.vector cimport vector
+from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libcpp cimport bool as cbool
 
@@ -176,7 +177,9 @@ cdef extern from "proactor.hpp" namespace "uring" nogil:
 
 
 cdef extern from "Python.h":
-    Py_ssize_t PyList_GET_SIZE(list)
+    # (Of a borrowed reference: Cython would count one of its own for each call.)
+    Py_ssize_t PyList_GET_SIZE(PyObject* list)
+    PyObject* PyList_GET_ITEM(PyObject* list, Py_ssize_t)
 
 cdef extern from *:
     """
@@ -270,7 +273,7 @@ cdef class Ring:
     @cython.final
     cdef inline bint has_small_sends(self) noexcept:
         """Tell whether there is anything for send_gathered(): a small send in this turn, one that went at once as well."""
-        return self._small_sends != 0 or PyList_GET_SIZE(self._senders) != 0
+        return self._small_sends != 0 or PyList_GET_SIZE(<PyObject*> self._senders) != 0
 
     @cython.final
     cdef inline bint pays_to_gather(self) noexcept:
@@ -303,6 +306,19 @@ cdef class Ring:
     cdef inline int64_t send(self, int fd, const void* data, Py_ssize_t size) noexcept:
         """send(2), as much as there is room for: the number of bytes or -errno."""
         return self._proactor.send(fd, data, size)
+
+    @cython.final
+    cdef inline PyObject* _find_owner(self, uint64_t key) noexcept:
+        """Return whose the operation is, a borrowed reference; NULL where nobody wants it any more, or ever knew of it."""
+        cdef Py_ssize_t slot = <uint32_t> key
+        cdef PyObject* place
+        if slot >= PyList_GET_SIZE(<PyObject*> self._slots):
+            return NULL
+        # (An Owner or None: nothing else stands there.)
+        place = PyList_GET_ITEM(<PyObject*> self._slots, slot)
+        if place is <PyObject*> None:
+            return NULL
+        return place
 
     # What an owner starts, keeps going and ends.
     cdef int enlist(self, Owner owner, int64_t key) except -1

@@ -76,7 +76,6 @@ cdef extern from "<netinet/tcp.h>":
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject* cls, object args, PyObject* kwargs)
-    PyObject* PyList_GET_ITEM(list, Py_ssize_t)
     int PySys_Audit(const char* event, const char* format, ...) except -1
 
 cdef extern from "ring.hpp" namespace "uring" nogil:
@@ -748,7 +747,7 @@ cdef class Ring:
     cdef bint is_idle(self) noexcept:
         """True when a turn that does not sleep would find, and do, nothing."""
         cdef Proactor* proactor = self._proactor
-        return (this_thread() == self._thread and PyList_GET_SIZE(self._senders) == 0
+        return (this_thread() == self._thread and PyList_GET_SIZE(<PyObject*> self._senders) == 0
                 and self._told_of.empty() and self._doubtful.empty() and self._readable.empty()
                 and proactor.at_rest() and proactor.watched() == 0)
 
@@ -829,17 +828,18 @@ cdef class Ring:
             key = operation.key()
             slot = operation.next
             if operation.flags & kWatched or owns_buffer(operation.kind):
-                place = PyList_GET_ITEM(self._slots, <uint32_t> key)
-                if place is <PyObject*> None:
+                place = self._find_owner(key)
+                if place is NULL:
                     continue
                 # (No Python code runs: it stays where it is.)
-                if (<Owner> place)._plain:
-                    if (<Owner> place)._lost():
+                owner = <Owner> place
+                if owner._plain:
+                    if owner._lost():
                         self._proactor.cancel(key, -EBADF)
                 elif asked is None:
-                    asked = [(<Owner> place, key)]
+                    asked = [(owner, key)]
                 else:
-                    asked.append((<Owner> place, key))
+                    asked.append((owner, key))
         if asked is not None:
             # Their fileno() may do anything, to the queue as well.
             for owner, key in asked:
@@ -894,13 +894,15 @@ cdef class Ring:
 
     cdef Overlapped _next(self):
         cdef Completion completion
+        cdef PyObject* place
         cdef Owner owner
         while self._proactor.next(&completion):
-            # (Nothing else stands there.)
-            owner = <Owner> self._slots[<uint32_t> completion.key]
-            if owner is None:
+            place = self._find_owner(completion.key)
+            if place is NULL:
                 self._proactor.release(completion.key)
-            elif owner.complete(&completion):
+                continue
+            owner = <Owner> place
+            if owner.complete(&completion):
                 return owner
             else:
                 self._told += 1
@@ -972,9 +974,9 @@ cdef class Ring:
         A socket object has one file for as long as it is open; only dup2(2) could give it another.
         """
         cdef PyObject* known
-        if fd >= PyList_GET_SIZE(self._streams):
+        if fd >= PyList_GET_SIZE(<PyObject*> self._streams):
             return False
-        known = PyList_GET_ITEM(self._streams, fd)
+        known = PyList_GET_ITEM(<PyObject*> self._streams, fd)
         return known is not <PyObject*> None and (<object> known)() is stream
 
     cdef bint is_drained(self, int fd, object stream) except -1:
@@ -1007,14 +1009,14 @@ cdef class Ring:
         if self._small_sends:
             self._small_sends_before = self._small_sends
             self._small_sends = 0
-        if PyList_GET_SIZE(senders) == 0:
+        if PyList_GET_SIZE(<PyObject*> senders) == 0:
             return False
         self._senders = []
         if self._is_forked():
             # It is the parent's, and its thread sends it.
             return False
         try:
-            while done < PyList_GET_SIZE(senders):
+            while done < PyList_GET_SIZE(<PyObject*> senders):
                 owner = senders[done]
                 done += 1
                 left |= (<Owner> owner).send_gathered()

@@ -3,12 +3,13 @@ cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 from ._overlapped cimport Completion, is_lost
+from .base_events cimport BaseEventLoop
 from .sslproto cimport SSLProtocol
 from .transport_registry cimport Registered
 
 
 cdef class _ProactorBasePipeTransport(Registered):
-    cdef readonly object _loop
+    cdef readonly BaseEventLoop _loop
     cdef public object _sock
     cdef object __weakref__
     cdef readonly object _protocol
@@ -68,6 +69,8 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _stop_writing(self) except -1
     cdef int _read(self) except -1
     @cython.final
+    cdef int _run_reading(self) except -1
+    @cython.final
     cdef int _run_in(self, context, bint flush) except -1
     cdef int _fail(self, message) except -1
     cdef bint _flush(self) except -1
@@ -86,8 +89,6 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef int _expected           # how many bytes a read brings, going by the last ones
     cdef int _read_error         # errno of a read behind another one, until the next tells it
 
-    @cython.final
-    cdef object _receive(self)
     @cython.final
     cdef int _read_into_reader(self, reader, buffer) except -1
     @cython.final

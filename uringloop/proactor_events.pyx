@@ -31,6 +31,7 @@ from asyncio import (
 )
 from asyncio.log import logger
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -166,20 +167,14 @@ cdef bint _get_writable(buf, Py_buffer* view) except -1:
     return True
 
 
-# What a transport does once a message, to be called where an exception, which is left set, is a result below zero, or
-# NULL: a try costs as much as the rest of a step, as it keeps what is being handled.
-ctypedef int (*Step)(_ProactorBasePipeTransport) noexcept
-ctypedef PyObject* (*Receive)(_ProactorReadPipeTransport) noexcept
-ctypedef int (*Decrypt)(SSLProtocol, object) noexcept
-ctypedef int (*Fill)(_ProactorReadPipeTransport, object) noexcept
-ctypedef int (*Tell)(object, object) noexcept
-
-
-cdef int _read_of(_ProactorBasePipeTransport transport) except -1:
+# What a transport does once a message. Each has a second name, by which it is called where an exception, which is left
+# set, is a result below zero, or NULL: a try costs as much as the rest of a step, as it keeps what is being handled.
+# (And each return that is saved behind a system call, after which the processor foresees none, is worth some more.)
+cdef int _read_of "read_of"(_ProactorBasePipeTransport transport) except -1:
     return transport._read()
 
 
-cdef int _flush_of(_ProactorBasePipeTransport transport) except -1:
+cdef int _flush_of "flush_of"(_ProactorBasePipeTransport transport) except -1:
     transport._flush()
     return 0
 
@@ -188,31 +183,90 @@ cdef int _drop_of(_ProactorBasePipeTransport transport) except -1:
     return transport._drop()
 
 
-cdef PyObject* _receive_of(_ProactorReadPipeTransport transport) except NULL:
-    data = transport._receive() if transport._plain else transport._loop._proactor._receive(transport._sock, _MAX_SIZE)
-    Py_INCREF(data)
-    return <PyObject*> data
+cdef PyObject* _receive_of "receive_of"(_ProactorReadPipeTransport transport) except NULL:
+    """Return what has arrived, at most max_size bytes; None if nothing has."""
+    cdef PyObject* data = NULL
+    cdef int64_t got, more
+    cdef Py_ssize_t size
+    cdef Py_ssize_t limit = min(_MAX_SIZE, transport.ring._scratch_size)
+    if not transport._plain:
+        received = transport._loop._proactor._receive(transport._sock, _MAX_SIZE)
+        Py_INCREF(received)
+        return <PyObject*> received
+    if transport._read_error:
+        error, transport._read_error = transport._read_error, 0
+        raise os_error(-error)
+    # The user may have closed the socket since.
+    if transport._is_lost():
+        raise os_error(-EBADF)
+    if transport._expected < _LARGE:
+        # Through one buffer: an object of the true size is made afterwards.
+        got = transport.ring.receive(transport._fd, transport.ring._scratch, limit)
+        transport._note_read(got, limit)
+        if got == -EAGAIN:
+            return <PyObject*> None       # (which is immortal)
+        if got < 0:
+            raise os_error(got)
+        transport._expected = <int> got
+        return PyBytes_FromStringAndSize_raw(<char*> transport.ring._scratch, got)
+
+    # Straight into an object that is as large as the last ones and a little larger: one that comes out full
+    # tells that there is more.
+    size = min(transport._expected + _MARGIN, min(_LARGEST, limit))
+    data = PyBytes_FromStringAndSize_raw(NULL, size)
+    if data is NULL:
+        raise MemoryError
+    got = transport.ring.receive(transport._fd, PyBytes_AS_STRING_raw(data), size)
+    transport._note_read(got, size)
+    if got < 0:
+        Py_XDECREF_raw(data)
+        if got == -EAGAIN:
+            return <PyObject*> None       # (which is immortal)
+        raise os_error(got)
+    more = 0
+    if got == size and size < _LARGEST and size < limit:
+        more = transport.ring.receive(transport._fd, transport.ring._scratch, limit - size)
+        transport._note_read(more, limit - size)
+    if more < 0 and more != -EAGAIN:
+        # An error is told by the socket once, and behind it comes the end of the stream: the next read tells it.
+        transport._read_error = <int> -more
+        transport.ring.ask_again(transport._read_key)
+    if more > 0:
+        _PyBytes_Resize(&data, got + more)
+        if data is NULL:
+            raise MemoryError
+        memcpy(PyBytes_AS_STRING_raw(data) + got, transport.ring._scratch, more)
+        got += more
+    elif got < size:
+        _PyBytes_Resize(&data, got)
+        if data is NULL:
+            raise MemoryError
+    # Up at once, down slowly: a short one among large ones changes nothing.
+    transport._expected = <int> (got if got > transport._expected else (3 * transport._expected + got) // 4)
+    return data
 
 
-cdef int _decrypt_of(SSLProtocol tls, data) except -1:
+cdef int _decrypt_of "decrypt_of"(SSLProtocol tls, data) except -1:
     return tls.bytes_received(data)
 
 
-cdef int _fill_of(_ProactorReadPipeTransport transport, buffer) except -1:
+cdef int _fill_of "fill_of"(_ProactorReadPipeTransport transport, buffer) except -1:
     return transport._receive_into(buffer)
 
 
-cdef int _tell_of(reader, buffer) except -1:
+cdef int _tell_of "tell_of"(reader, buffer) except -1:
     return tell_reader(reader, buffer)
 
 
-cdef Step _try_to_read = <Step> _read_of
-cdef Step _try_to_flush = <Step> _flush_of
+cdef extern from *:
+    int _try_to_read "read_of"(_ProactorBasePipeTransport) noexcept
+    int _try_to_flush "flush_of"(_ProactorBasePipeTransport) noexcept
+    PyObject* _try_to_receive "receive_of"(_ProactorReadPipeTransport) noexcept
+    int _try_to_decrypt "decrypt_of"(SSLProtocol, object) noexcept
+    int _try_to_fill "fill_of"(_ProactorReadPipeTransport, object) noexcept
+    int _try_to_tell "tell_of"(object, object) noexcept
+
 cdef Finalizer _finalizer = <Finalizer> _drop_of
-cdef Receive _try_to_receive = <Receive> _receive_of
-cdef Decrypt _try_to_decrypt = <Decrypt> _decrypt_of
-cdef Fill _try_to_fill = <Fill> _fill_of
-cdef Tell _try_to_tell = <Tell> _tell_of
 cdef object _ANY_SIZE = -1
 
 
@@ -719,7 +773,7 @@ cdef class _ProactorBasePipeTransport:
             self._read_key = 0
             self.ring.dismiss(completion.key)
         elif self._read_handle is not None:
-            (<BaseEventLoop> self._loop).add_ready(self._read_handle)
+            self._loop.add_ready(self._read_handle)
         else:
             if completion.result & _ENDS:
                 self._ends = True
@@ -727,10 +781,14 @@ cdef class _ProactorBasePipeTransport:
             self._enter_doubt(completion.key)
             # Whatever became of the last time: an interrupt may have come before it was run.
             self._due = True
-            (<BaseEventLoop> self._loop).add_ready(self)
+            self._loop.add_ready(self)
         return False
 
     cdef int run(self) except -1:
+        return self._run_reading()
+
+    @cython.final
+    cdef int _run_reading(self) except -1:
         if not self._due:
             return 0
         self._due = False
@@ -745,6 +803,7 @@ cdef class _ProactorBasePipeTransport:
                 self.ring.ask_again(self._read_key)
         return 0
 
+    @cython.final
     cdef int _note_read(self, int64_t got, int64_t size) noexcept:
         """A read that has asked for so much has got so much, or -errno."""
         if got == -EAGAIN or 0 < got < size and not self._ends:
@@ -753,6 +812,7 @@ cdef class _ProactorBasePipeTransport:
             self._in_bulk = True
         return 0
 
+    @cython.final
     cdef int _enter_doubt(self, uint64_t key) except -1:
         """It is told to read, by a poll that may not tell it again: the ring looks whether that was all."""
         if self._kept and not self._doubted:
@@ -768,7 +828,7 @@ cdef class _ProactorBasePipeTransport:
         # (Not if it was told in this turn already.)
         if not self._due:
             self._due = True
-            (<BaseEventLoop> self._loop).add_ready(self)
+            self._loop.add_ready(self)
         return 0
 
     cdef int end_doubt(self) except -1:
@@ -776,6 +836,7 @@ cdef class _ProactorBasePipeTransport:
         self._doubted = self._due = False
         return 0
 
+    @cython.final
     cdef int _run_in(self, context, bint flush) except -1:
         """Read, or tell of a send that has failed, as a Handle would run it."""
         cdef int failed
@@ -851,7 +912,7 @@ cdef class _ProactorBasePipeTransport:
         if context is None:
             context = PyContext_CopyCurrent() if self._context is None else self._context
         self._read_context = context
-        if self._loop._debug or not (<BaseEventLoop> self._loop).has_plain_handles():
+        if self._loop._debug or not self._loop.has_plain_handles():
             # So that it is told when it is slow, and to whoever has changed what a Handle does.
             self._read_handle = events.Handle(self._read_ready, (), self._loop, self._read_context)
         if self._fd < 0:
@@ -1016,66 +1077,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             self._fatal_error(exc, 'Fatal read error on socket transport')
         return 0
 
-    cdef object _receive(self):
-        """Return what has arrived, at most max_size bytes; None if nothing has."""
-        cdef PyObject* data = NULL
-        cdef int64_t got, more
-        cdef Py_ssize_t size
-        cdef Py_ssize_t limit = min(_MAX_SIZE, self.ring._scratch_size)
-        if self._read_error:
-            error, self._read_error = self._read_error, 0
-            raise os_error(-error)
-        # The user may have closed the socket since.
-        if self._is_lost():
-            raise os_error(-EBADF)
-        if self._expected < _LARGE:
-            # Through one buffer: an object of the true size is made afterwards.
-            got = self.ring.receive(self._fd, self.ring._scratch, limit)
-            self._note_read(got, limit)
-            if got == -EAGAIN:
-                return None
-            if got < 0:
-                raise os_error(got)
-            self._expected = <int> got
-            return PyBytes_FromStringAndSize(<char*> self.ring._scratch, got)
-
-        # Straight into an object that is as large as the last ones and a little larger: one that comes out full
-        # tells that there is more.
-        size = min(self._expected + _MARGIN, min(_LARGEST, limit))
-        data = PyBytes_FromStringAndSize_raw(NULL, size)
-        if data is NULL:
-            raise MemoryError
-        got = self.ring.receive(self._fd, PyBytes_AS_STRING_raw(data), size)
-        self._note_read(got, size)
-        if got < 0:
-            Py_XDECREF_raw(data)
-            if got == -EAGAIN:
-                return None
-            raise os_error(got)
-        more = 0
-        if got == size and size < _LARGEST and size < limit:
-            more = self.ring.receive(self._fd, self.ring._scratch, limit - size)
-            self._note_read(more, limit - size)
-        if more < 0 and more != -EAGAIN:
-            # An error is told by the socket once, and behind it comes the end of the stream: the next read tells it.
-            self._read_error = <int> -more
-            self.ring.ask_again(self._read_key)
-        if more > 0:
-            _PyBytes_Resize(&data, got + more)
-            if data is NULL:
-                raise MemoryError
-            memcpy(PyBytes_AS_STRING_raw(data) + got, self.ring._scratch, more)
-            got += more
-        elif got < size:
-            _PyBytes_Resize(&data, got)
-            if data is NULL:
-                raise MemoryError
-        # Up at once, down slowly: a short one among large ones changes nothing.
-        self._expected = <int> (got if got > self._expected else (3 * self._expected + got) // 4)
-        whole = <object> data
-        Py_XDECREF_raw(data)
-        return whole
-
+    @cython.final
     cdef int _read_into_reader(self, reader, buffer) except -1:
         """Receive into a StreamReader's buffer, behind what is there, and have it told."""
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
@@ -1091,6 +1093,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             return self._fail('Fatal error: protocol.data_received() call failed.')
         return 0
 
+    @cython.final
     cdef bint _receive_into(self, buffer) except -1:
         """Add to a bytearray what has arrived, at most max_size bytes; false if nothing has."""
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
@@ -1128,6 +1131,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         self._expected = <int> (got if got > self._expected or not size else (3 * self._expected + got) // 4)
         return True
 
+    @cython.final
     cdef int _read_into_protocol(self) except -1:
         cdef Py_buffer view
         cdef PyObject* result = call_method(self._protocol, 'get_buffer', _ANY_SIZE)
@@ -1180,6 +1184,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             return False
         return True
 
+    @cython.final
     cdef int64_t _receive_at(self, void* start, Py_ssize_t size):
         # (A buffer may have a method in Python, which may do anything.)
         cdef int64_t got = -EBADF if self._is_lost() else self.ring.receive(self._fd, start, size)
@@ -1210,7 +1215,8 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
                                 f'not {type(data).__name__!r}')
             # Now: methods of the program's class may do anything, to this transport as well. (And what its
             # len() says is not what C may read.)
-            data = PyBytes_FromObject(data) if data else b''
+            _ProactorBaseWritePipeTransport.write(self, PyBytes_FromObject(data) if data else b'')
+            return
         if self._eof_written:
             raise RuntimeError('Cannot call write() after write_eof()')
         if self._empty_waiter is not None:
@@ -1250,9 +1256,12 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             if self._conn_lost:
                 return
         elif (size <= _gather_one and size <= self._gather_limit and not self._closing
-                and self._plain and (<BaseEventLoop> self._loop)._gathers_writes and not self.ring.is_elsewhere()
+                and self._plain and self._loop._gathers_writes and not self.ring.is_elsewhere()
                 and not self.ring._is_forked() and self.ring.pays_to_gather() and not self._is_lost()):
-            self._begin_gathering(data if type(data) is bytes else PyBytes_FromObject(data))
+            if type(data) is bytes:
+                self._begin_gathering(data)
+            else:
+                self._begin_gathering(PyBytes_FromObject(data))
             return
         self._send(data, size)
         if self._buffer:
@@ -1315,10 +1324,11 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             except:
                 # An interrupt: nobody else would have it wait for room.
                 if self._loop is not None:
-                    (<BaseEventLoop> self._loop).add_ready(self)
+                    self._loop.add_ready(self)
                 raise
-        return _ProactorBasePipeTransport.run(self)
+        return self._run_reading()
 
+    @cython.final
     cdef int _begin_gathering(self, bytes data) except -1:
         """Have data leave with the tick."""
         if self._context is None:
@@ -1328,6 +1338,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         self._gathered = data
         return 0
 
+    @cython.final
     cdef bint _gather(self, data, Py_ssize_t size) except -1:
         """Add to what leaves with the tick; false if it would be too much."""
         cdef object gathered = self._gathered
@@ -1353,7 +1364,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         cdef int64_t sent
         cdef Py_ssize_t size = 0
         cdef const char* start
-        data, self._gathered = self._gathered, None
+        data = self._gathered
         if data is None:
             return False                  # somebody has sent it before
         if type(data) is bytes:
@@ -1362,6 +1373,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             start, size = PyByteArray_AS_STRING(data), PyByteArray_GET_SIZE(data)
         # The user may have closed the socket since.
         sent = -EBADF if self._is_lost() else self.ring.send(self._fd, start, size)
+        self._gathered = None
         if sent == size:
             return False
         # What is to be done now may run Python code: run() does it.
@@ -1372,7 +1384,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
                 sent = -ENOMEM
         if sent < 0 and sent != -EAGAIN:
             self._send_error = <int> -sent
-        (<BaseEventLoop> self._loop).add_ready(self)
+        self._loop.add_ready(self)
         return True
 
     cdef object _count_unsent(self):
@@ -1395,6 +1407,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             return False
         return True
 
+    @cython.final
     cdef int _send(self, data, Py_ssize_t size) except -1:
         """Send what there is room for; the rest waits for some."""
         cdef int64_t sent
