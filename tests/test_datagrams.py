@@ -661,6 +661,49 @@ async def test_abort_drops_the_queue(endpoint, narrow):
             theirs.recv(100)
 
 
+@pytest.mark.parametrize("where", ["behind it", "in connection_lost()"])
+async def test_sendto_behind_abort_resumes_nobody(endpoint, narrow, where):
+    class Sending(Recorder):
+        def connection_lost(self, exc):
+            self.calls.append("connection_lost")
+            if where == "in connection_lost()":
+                self.transport.sendto(b"x")
+            super().connection_lost(exc)
+
+    transport, protocol = await endpoint(Sending, sock=narrow[0])
+    for _ in range(100):
+        transport.sendto(bytes(3000))
+    transport.abort()
+    if where == "behind it":
+        transport.sendto(b"x")
+    await protocol.lost
+    assert protocol.calls == ["pause_writing", "connection_lost"]
+
+
+async def test_sendto_in_connection_lost_behind_a_queue(loop, endpoint, narrow):
+    """It is sent at once, or error_received() is called, as for any other."""
+    ours, theirs = narrow
+
+    class Sending(Recorder):
+        def connection_lost(self, exc):
+            self.transport.sendto(b"last")
+            super().connection_lost(exc)
+
+    transport, protocol = await endpoint(Sending, sock=ours)
+    while not transport.get_write_buffer_size():
+        transport.sendto(b"one")
+    transport.close()
+    received = []
+    while not protocol.lost.done():
+        with contextlib.suppress(BlockingIOError):
+            received.append(theirs.recv(100))
+        await asyncio.sleep(0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            received.append(theirs.recv(100))
+    assert received[-2:] == [b"one", b"last"]
+
+
 async def test_flow_control(loop, endpoint, narrow):
     ours, theirs = narrow
     a = await endpoint(sock=ours)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from support import Buffered, Recorder, closed, tcp_pair, turns, until
+from uringloop import _overlapped
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "differences.md"
 
@@ -365,4 +366,52 @@ async def test_b16_a_descriptor_that_is_made_another_files(loop, connect, stack,
     await turns(20)
     assert protocol.data == (b"for the other" if ours else b"")
     transport.abort()
+    await protocol.lost
+
+
+async def test_b17_get_buffer_for_an_urgent_byte(connect, stack, ours, native):
+    class Counting(Buffered):
+        calls = 0
+
+        def get_buffer(self, sizehint):
+            self.calls += 1
+            return super().get_buffer(sizehint)
+
+    sock, peer = (stack.enter_context(end) for end in tcp_pair())
+    sock.setblocking(False)
+    transport, protocol = await connect(sock, Counting)
+    await turns(3)
+    peer.send(b"!", socket.MSG_OOB)
+    await asyncio.sleep(0.05)
+    # (A poll that the kernel keeps is asked again before it tells.)
+    kept = native and not _overlapped.MULTISHOT_FROM
+    assert protocol.calls == (1 if ours and not kept else 0)
+    assert protocol.data == b""
+    peer.send(b"data")
+    await until(lambda: protocol.data == b"data")
+    transport.close()
+    await protocol.lost
+
+
+async def test_b18_pieces_of_a_bulk(connect, stack, native):
+    class Pieces(Recorder):
+        def __init__(self):
+            super().__init__()
+            self.sizes = []
+
+        def data_received(self, data):
+            self.sizes.append(len(data))
+            super().data_received(data)
+
+    sock, peer = (stack.enter_context(end) for end in socket.socketpair())
+    sock.setblocking(False)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+    transport, protocol = await connect(sock, Pieces)
+    for count in (1, 2, 3):
+        # (What a read makes room for goes by what the last ones have found.)
+        protocol.sizes.clear()
+        peer.send(bytes(200_000))
+        await until(lambda: len(protocol.data) == count * 200_000)
+    assert protocol.sizes == ([122_880, 77_120] if native else [200_000])
+    transport.close()
     await protocol.lost

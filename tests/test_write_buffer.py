@@ -7,7 +7,9 @@ import threading
 
 import pytest
 
-from support import Recorder, closed, drain, fill, read_all, read_exactly, some_bytes, turns, until
+from support import (
+    Buffered, Recorder, closed, drain, fill, read_all, read_exactly, reset, some_bytes, tcp_pair, turns, until,
+)
 
 
 @pytest.fixture
@@ -408,3 +410,39 @@ async def test_limits_that_are_raised_let_more_be_gathered(connect, pair):
     await turns(3)
     assert len(drain(theirs)) == 90_000
     await closed((transport, protocol))
+
+
+class WritesWhenAsked(Buffered):
+    def get_buffer(self, sizehint):
+        self.transport.write(b"x")
+        return super().get_buffer(sizehint)
+
+    def eof_received(self):
+        pass
+
+
+@pytest.mark.parametrize("factory", [Recorder, WritesWhenAsked, "streams"])
+@pytest.mark.parametrize("writes", [1, 3])
+async def test_reset_that_is_found_before_what_was_written_leaves(loop, connect, stack, factory, writes):
+    """The socket tells of it once, to the write or to the read; connection_lost() hears of that, and no broken pipe."""
+
+    class Streams(asyncio.StreamReaderProtocol):
+        def __init__(self):
+            self.lost = loop.create_future()
+            super().__init__(asyncio.StreamReader())
+
+        def connection_lost(self, exc):
+            self.lost.set_result(exc)
+
+    ours, theirs = tcp_pair()
+    stack.enter_context(ours).setblocking(False)
+    transport, protocol = await connect(ours, Streams if factory == "streams" else factory)
+    # (What wrote before decides whether the first of them is gathered.)
+    for count in range(2):
+        transport.write(b"a")
+        transport.write(b"b")
+        await turns(3)
+    reset(theirs)
+    for _ in range(writes):
+        loop.call_soon(transport.write, b"x")
+    assert isinstance(await protocol.lost, ConnectionResetError)

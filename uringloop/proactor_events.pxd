@@ -74,6 +74,7 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef int _run_in(self, context, bint flush) except -1
     cdef int _fail(self, message) except -1
     cdef bint _flush(self) except -1
+    cdef int _send_regardless(self) noexcept
     cdef int _drop_unsent(self) except -1
     cdef object _count_unsent(self)
     cdef int _pause_if_full(self) except -1

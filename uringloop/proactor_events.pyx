@@ -975,6 +975,10 @@ cdef class _ProactorBasePipeTransport:
         """Send what was gathered now; true if nothing is left to send."""
         return True
 
+    cdef int _send_regardless(self) noexcept:
+        """Send what was gathered, whatever comes of it: a read has taken the error that the socket tells once."""
+        return 0
+
     cdef int _drop_unsent(self) except -1:
         return 0
 
@@ -1074,6 +1078,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
+            self._send_regardless()
             self._fatal_error(exc, 'Fatal read error on socket transport')
         return 0
 
@@ -1083,6 +1088,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
         cdef int got = _try_to_fill(self, buffer)
         if got < 0:
+            self._send_regardless()
             return self._fail('Fatal read error on socket transport')
         if not got:
             return 0
@@ -1157,6 +1163,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
+                self._send_regardless()
                 self._fatal_error(exc, 'Fatal read error on socket transport')
                 return 0
         if got == -EAGAIN:
@@ -1386,6 +1393,15 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
             self._send_error = <int> -sent
         self._loop.add_ready(self)
         return True
+
+    cdef int _send_regardless(self) noexcept:
+        if self._gathered is not None and not self.ring._is_forked() and not self._is_lost():
+            if type(self._gathered) is bytes:
+                self.ring.send(self._fd, PyBytes_AS_STRING(self._gathered), PyBytes_GET_SIZE(self._gathered))
+            else:
+                self.ring.send(self._fd, PyByteArray_AS_STRING(self._gathered), PyByteArray_GET_SIZE(self._gathered))
+        self._gathered = None
+        return 0
 
     cdef object _count_unsent(self):
         size = 0 if self._gathered is None else len(self._gathered)
@@ -1689,14 +1705,17 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
                     self._protocol.error_received(error)
                 finally:
                     error = None
-        if self._loop is None:
+        # (What an abort() has dropped is no reason to go on writing.)
+        if self._loop is None or self._conn_lost:
             return
         self._resume_if_drained()
         if not self._buffer and self._write_handle is not None:
-            if self._closing:
-                self._lose_connection(None)
-            else:
+            try:
                 self._stop_writing()
+            finally:
+                # Last, since what connection_lost() sends is sent at once.
+                if self._closing:
+                    self._lose_connection(None)
 
     cdef object _count_unsent(self):
         return self._buffer_size

@@ -64,6 +64,7 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 # T20: start_tls() is the stdlib's own, whatever that does on this Python, but makes the protocol of the
 #     loop's tier.
 import collections
+import contextlib
 import errno
 import inspect
 import io
@@ -290,6 +291,7 @@ class _ReadingMixin(_ClosingMixin):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
+            self._send_regardless()
             self._fatal_error(exc, 'Fatal read error on socket transport')
             return
 
@@ -322,6 +324,7 @@ class _ReadingMixin(_ClosingMixin):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
+            self._send_regardless()
             self._fatal_error(exc, 'Fatal read error on socket transport')
             return
 
@@ -575,6 +578,13 @@ class _WritingMixin(_ClosingMixin):
         if gathered is not None and not gathered.pending and not self._conn_lost:
             self._flush()
 
+    def _send_regardless(self):
+        gathered, rest = self._gathered, collections.deque()
+        if gathered is not None and gathered.pending and gathered.take_back(rest.appendleft):
+            self._gathered = None
+            with contextlib.suppress(OSError):
+                self._sock.sendmsg(rest)
+
     def _drop_unsent(self):
         if self._gathered is not None:
             self._gathered.cancel()
@@ -681,14 +691,17 @@ class _ProactorDatagramTransport(_ClosingMixin, proactor_events._ProactorDatagra
                     self._protocol.error_received(error)
                 finally:
                     error = None
-        if self._loop is None:
+        # (What an abort() has dropped is no reason to go on writing.)
+        if self._loop is None or self._conn_lost:
             return
         self._maybe_resume_protocol()
         if not self._buffer and self._write_handle is not None:
-            if self._closing:
-                self._call_connection_lost(None)
-            else:
+            try:
                 self._stop_writing()
+            finally:
+                # Last, since what connection_lost() sends is sent at once.
+                if self._closing:
+                    self._call_connection_lost(None)
 
     def _send(self, data, addr):
         if self._address is not None or self._extra.get('peername'):
