@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import re
+import selectors
 import socket
 import ssl
 from pathlib import Path
@@ -415,3 +416,18 @@ async def test_b18_pieces_of_a_bulk(connect, stack, native):
     assert protocol.sizes == ([122_880, 77_120] if native else [200_000])
     transport.close()
     await protocol.lost
+
+
+def test_b19_a_selector_that_is_put_in_the_place_of_asyncios(loop_factory, monkeypatch):
+    waits = []
+
+    class Counting(selectors.DefaultSelector):
+        def select(self, timeout=None):
+            waits.append(timeout)
+            return super().select(timeout)
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Counting)
+    loop = loop_factory()
+    loop.run_until_complete(asyncio.sleep(0))
+    assert bool(waits) == (not hasattr(loop, "_proactor"))
+    loop.close()

@@ -48,7 +48,7 @@ def test_out_of_range(make, name):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_no_number(make, name):
     for value in ("1", 4096.0, [], b"1"):
-        with pytest.raises(TypeError, match="integer"):
+        with pytest.raises(TypeError, match=f"{name} must be an integer"):
             make(**{name: value})
 
 

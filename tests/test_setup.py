@@ -3,6 +3,7 @@
 And what is built, and what an import finds where nothing is.
 """
 
+import ast
 import importlib.metadata
 import os
 import shutil
@@ -151,6 +152,14 @@ def test_import_of_an_unbuilt_tree_says_so(tmp_path, where):
     assert "During handling" not in result.stderr
 
 
+def test_import_in_a_frozen_program_says_so(tmp_path):
+    tree = copy_tree(tmp_path / "uringloop")
+    program = "import sys; sys.path.insert(0, ''); sys.frozen = True; import uringloop"
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", program], cwd=tree, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "--collect-submodules uringloop" in result.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("where", ["", ".."], ids=["in the checkout", "above it"])
 def test_an_installed_one_takes_the_place_of_an_unbuilt_tree(tmp_path, installed, where):
     """As behind `pip install .`, where the reader stands."""
@@ -202,3 +211,15 @@ def test_commands_run_from_an_unbuilt_tree(tmp_path, installed):
 
 def test_all_extension_modules_are_known_where_none_is_built():
     assert set(unbuilt.EXTENSION_MODULES) == {f"uringloop.{source.stem}" for source in (ROOT / "uringloop").glob("*.pyx")}
+
+
+def test_freezers_find_all_modules():
+    """What the modules in C import can't be read off them: it stands in __init__.py as well."""
+    package = ROOT / "uringloop"
+    named = set()
+    for node in ast.walk(ast.parse((package / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            named |= {node.module} if node.module else {alias.name for alias in node.names}
+    modules = {source.stem for source in [*package.glob("*.py"), *package.glob("*.pyx")]}
+    # (The commands are programs of their own, and a frozen one is built.)
+    assert named >= modules - {"__init__", "__main__", "bench", "doctor", "unbuilt"}

@@ -59,6 +59,14 @@ PROGRAMS = {
     "asyncio, shorter": ("asyncio", MAIN + "LINE"),
     "what calls `asyncio.run()` itself": ("asyncio", MAIN + "LINE\nasyncio.run(main())"),
     "AnyIO": ("anyio", MAIN + "import anyio\nLINE"),
+    "unittest": ("unittest", MAIN + """
+import unittest
+LINE
+class TestLoop(OnUringloop):
+    async def test_loop(self):
+        await main()
+unittest.main()
+"""),
     "Tornado": ("tornado", MAIN.replace("asyncio.get_running_loop()", "tornado.ioloop.IOLoop.current().asyncio_loop")
                 + "import tornado.ioloop\nLINE"),
     "Twisted": ("twisted", MAIN + "from twisted.internet import asyncioreactor\nLINE\nfrom twisted.internet import reactor\n"
@@ -167,6 +175,8 @@ def test_line_in_a_program(tmp_path, name):
     need(module)
     if "policy" in LINES[name] and not hasattr(asyncio, "set_event_loop_policy"):
         pytest.skip("asyncio has no policies any more")
+    if name == "unittest" and sys.version_info < (3, 13):
+        pytest.skip("a test case has no loop_factory yet")
     (tmp_path / "program.py").write_text(program.replace("LINE", LINES[name]))
     done = run(tmp_path, "python", "program.py")
     assert (done.stdout, done.returncode) == (f"{OURS}\n", 0), done.stderr

@@ -88,3 +88,11 @@ def __getattr__(name):
         from . import uring_events
         return uring_events.IouringProactorEventLoopPolicy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _name_modules():
+    """Never called: what the modules in C import stands here as well, where PyInstaller, Nuitka and cx_Freeze can read it."""
+    from . import (  # noqa: F401
+        _overlapped, _sockaddr, base_events, fallback, observability, proactor_events, selector_events, sock_calls, sslproto,
+        stdlib_transports, streams, tiers, transport_registry, unavailable, unix_events, uring_events, wakeup_fds,
+    )

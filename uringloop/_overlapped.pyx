@@ -174,7 +174,10 @@ cdef int64_t _option(name, value, int64_t default, int64_t least, int64_t most) 
     if value is None:
         return default
     # Of any size: what is too large for a C integer is out of range like other numbers.
-    number = PyNumber_Index(value)
+    try:
+        number = PyNumber_Index(value)
+    except TypeError as exc:
+        raise TypeError(f"{name} must be an integer, not {value!r}") from exc
     if not least <= number <= most:
         raise ValueError(f"{name} must be from {least} to {most}, not {number}")
     return number

@@ -20,6 +20,10 @@ EXTENSION_MODULES = tuple(f"{_NAME}.{name}" for name in (
 def give_way():
     """Put an installed uringloop in the place of the one being imported; raise ImportError where there is none."""
     spec = _find_installed()
+    if spec is None and getattr(sys, "frozen", False):
+        raise ImportError(
+            "uringloop's extension modules are not in this frozen program: the tool that makes it is to take all of "
+            "uringloop's modules (PyInstaller: --collect-submodules uringloop)") from None
     if spec is None:
         raise ImportError(
             "this is uringloop's source tree, and its extension modules are not built for this "
