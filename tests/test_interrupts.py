@@ -360,6 +360,8 @@ def check_all_lines(loop_factory, scenario, exception, spared=()):
 @pytest.mark.parametrize("scenario", [Receiving, ReceivingBuffered, Resumed, Writing, WritingMuch, Datagrams],
                          ids=lambda scenario: scenario.__name__)
 def test_interrupt_at_any_line(loop_factory, scenario, exception):
+    if scenario is WritingMuch and sys.version_info >= (3, 15) and loop_factory is asyncio.SelectorEventLoop:
+        pytest.skip("the selector loop's loses count of its buffer")
     check_all_lines(loop_factory, scenario, exception)
 
 

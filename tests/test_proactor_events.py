@@ -567,8 +567,10 @@ async def test_socket_is_closed_between_no_room_and_the_wait_for_it(loop, connec
     ([b"bytes", 1], "memoryview: a bytes-like object is required, not 'int'"),
     (5, "'int' object is not iterable"),
 ])
-async def test_writelines_refuses_what_is_no_bytes(connect, pair, pieces, message):
+async def test_writelines_refuses_what_is_no_bytes(loop, connect, pair, pieces, message):
     """And nothing of it is sent."""
+    if sys.version_info >= (3, 15) and not hasattr(loop, "_proactor"):
+        pytest.skip("the selector loop's sends what stands before it")
     ours, theirs = pair
     transport, protocol = await connect(ours)
     with pytest.raises(TypeError, match=message):
