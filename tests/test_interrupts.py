@@ -593,7 +593,11 @@ def test_signals_raise_all_the_time(loop_factory, stack, exception):
         far.send(b"last")
         turn(5)
         assert received == [4], transport
-        assert far.recv(100) == b"last", transport
+        answer = far.recv(100)
+        while in_python and answer != b"last":
+            # (What was queued when an interrupt came there leaves with the next.)
+            answer = far.recv(1 << 20)
+        assert answer == b"last", transport
         transport.abort()
     turn(3)
     assert in_python or all(protocol.lost for _, protocol, _ in ends)
