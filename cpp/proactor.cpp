@@ -822,6 +822,7 @@ void Proactor::release(std::uint64_t key) noexcept {
   forget_operation(operation);
 }
 
+// Back to the table, and off the list of what is looked at.
 void Proactor::forget_operation(Operation* operation) noexcept {
   if (operation->flags & kWatched) {
     table_.unlink_watched(&watching_, operation);

@@ -21,6 +21,14 @@ from uringloop import _overlapped
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "differences.md"
 
 
+class CountingBuffers(Buffered):
+    calls = 0
+
+    def get_buffer(self, sizehint):
+        self.calls += 1
+        return super().get_buffer(sizehint)
+
+
 @pytest.fixture
 def ours(loop):
     return hasattr(loop, "_proactor")
@@ -226,14 +234,7 @@ async def test_b9_buffer_that_is_a_bytearray_over_tls(loop, pair, tls, native):
 
 
 async def test_b10_get_buffer_where_there_is_no_data(loop, pair, tls, native):
-    class Counting(Buffered):
-        calls = 0
-
-        def get_buffer(self, sizehint):
-            self.calls += 1
-            return super().get_buffer(sizehint)
-
-    (client, sent), (server, received) = await tls_pair(loop, pair, tls, server=Counting)
+    (client, sent), (server, received) = await tls_pair(loop, pair, tls, server=CountingBuffers)
     await turns(5)
     assert received.calls == (0 if native else 1)
     await closed((client, sent), (server, received))
@@ -371,16 +372,9 @@ async def test_b16_a_descriptor_that_is_made_another_files(loop, connect, stack,
 
 
 async def test_b17_get_buffer_for_an_urgent_byte(connect, stack, ours, native):
-    class Counting(Buffered):
-        calls = 0
-
-        def get_buffer(self, sizehint):
-            self.calls += 1
-            return super().get_buffer(sizehint)
-
     sock, peer = (stack.enter_context(end) for end in tcp_pair())
     sock.setblocking(False)
-    transport, protocol = await connect(sock, Counting)
+    transport, protocol = await connect(sock, CountingBuffers)
     await turns(3)
     peer.send(b"!", socket.MSG_OOB)
     await asyncio.sleep(0.05)

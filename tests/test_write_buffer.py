@@ -438,7 +438,7 @@ async def test_reset_that_is_found_before_what_was_written_leaves(loop, connect,
     stack.enter_context(ours).setblocking(False)
     transport, protocol = await connect(ours, Streams if factory == "streams" else factory)
     # (What wrote before decides whether the first of them is gathered.)
-    for count in range(2):
+    for _ in range(2):
         transport.write(b"a")
         transport.write(b"b")
         await turns(3)

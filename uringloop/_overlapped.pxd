@@ -5,8 +5,8 @@
 # slept, each function on the way of a message costs 40 ns, as its code has to come into the processor's cache again.
 cimport cython
 from cpython.buffer cimport Py_buffer
-from libcpp.vector cimport vector
 from cpython.object cimport PyObject
+from libcpp.vector cimport vector
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libcpp cimport bool as cbool
 

@@ -1088,8 +1088,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
         cdef int got = _try_to_fill(self, buffer)
         if got < 0:
-            self._send_regardless()
-            return self._fail('Fatal read error on socket transport')
+            return self._reading_failed(0)
         if not got:
             return 0
         if PyByteArray_GET_SIZE(buffer) == place:
