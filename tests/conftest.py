@@ -16,7 +16,7 @@ import socket
 
 import pytest
 
-from loop_factories import LOOPS, OURS
+from loop_factories import LOOPS, NATIVE, OURS
 from support import Recorder, certificate_contexts, tcp_pair, turns, waits
 from uringloop import _overlapped
 
@@ -29,6 +29,7 @@ TIME_LIMIT = 30
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "uringloop_only: the selector loop does something else, or nothing")
+    config.addinivalue_line("markers", "native_only(reason): neither the selector loop nor the reference tier can do it")
     config.addinivalue_line("markers", "alone(reason): not sound beside other tests; tests/run.sh runs it after the others")
     config.addinivalue_line("markers", "any_python(reason): the same on each Python; left out where URINGLOOP_ANY_PYTHON=done")
 
@@ -53,8 +54,12 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_generate_tests(metafunc):
     if "loop_factory" in metafunc.fixturenames:
-        only = metafunc.definition.get_closest_marker("uringloop_only")
-        metafunc.parametrize("loop_factory", OURS if only else list(LOOPS), indirect=True)
+        names = list(LOOPS)
+        if metafunc.definition.get_closest_marker("native_only"):
+            names = [NATIVE]
+        elif metafunc.definition.get_closest_marker("uringloop_only"):
+            names = OURS
+        metafunc.parametrize("loop_factory", names, indirect=True)
 
 
 def pytest_collection_finish():

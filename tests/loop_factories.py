@@ -37,6 +37,7 @@ LOOPS = {
     **{f"uringloop-{tier}": factory_of(tier) for tier in tiers.MODULES if tier != tiers.DEFAULT},
 }
 OURS = [name for name in LOOPS if name != ORACLE]
+NATIVE = next(name for name in OURS if getattr(LOOPS[name], "tier", tiers.DEFAULT) == "native")
 
 
 def expression_of(factory, package="uringloop"):

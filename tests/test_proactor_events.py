@@ -22,7 +22,6 @@ import pytest
 
 import uringloop
 from support import Buffered, Recorder, closed, drain, fill, reset, tcp_pair, turns, until
-from uringloop import tiers
 
 
 class BytesOf(bytes):
@@ -1111,11 +1110,9 @@ async def test_low_water_mark_holds(loop, connect, stack):
     await protocol.lost
 
 
-@pytest.mark.uringloop_only
+@pytest.mark.native_only("the reference's polls are armed again before anybody is told")
 async def test_what_was_told_is_told_again(loop, connect, stack):
     """An interrupt may come between the transport's place in _ready and its read."""
-    if loop._tier is not tiers.module_of("native"):
-        pytest.skip("the reference's polls are armed again before anybody is told")
     ours, theirs = stack_of_tcp(stack)
     transport, protocol = await connect(ours)
     loop.call_soon(theirs.send, b"abc")
@@ -1153,21 +1150,20 @@ async def test_idle_connection_does_not_wake_the_loop(loop, connect, stack):
 # -- threads, forks, closed loops --
 
 
-@pytest.mark.uringloop_only
+@pytest.mark.native_only("the stdlib's transports are in Python, where a thread may stop at any place: they lose a write, or trip")
 def test_writes_of_a_thread_while_the_loop_sends(loop, pair):
-    """Calls from two threads at a time, as one program does it with call_soon_threadsafe() left out: nothing breaks.
-
-    (The reference tier is in Python, where a thread may stop at any place: a write is lost now and then.)
-    """
+    """Calls from two threads at a time, as one program does it with call_soon_threadsafe() left out: nothing breaks."""
     ours, theirs = pair
     data = bytearray()
     transport, protocol = loop.run_until_complete(loop.create_connection(Recorder, sock=ours))
     stop = threading.Event()
 
     def write():
-        for _ in range(2000):
-            transport.write(b"x" * 7)
-        stop.set()
+        try:
+            for _ in range(2000):
+                transport.write(b"x" * 7)
+        finally:
+            stop.set()
 
     async def main():
         thread = threading.Thread(target=write)
@@ -1184,9 +1180,7 @@ def test_writes_of_a_thread_while_the_loop_sends(loop, pair):
         data.extend(drain(theirs))
 
     loop.run_until_complete(main())
-    assert data.count(b"x") % 7 == data.count(b"y") % 7 == 0 and not data.strip(b"xy")
-    if loop._tier is tiers.module_of("native"):
-        assert data.count(b"x") == 14000
+    assert data.count(b"x") == 14000 and data.count(b"y") % 7 == 0 and not data.strip(b"xy")
 
 
 def test_fork_of_another_thread_while_something_is_gathered(loop, pair):
