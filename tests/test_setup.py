@@ -6,6 +6,7 @@ And what is built, and what an import finds where nothing is.
 import ast
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -223,3 +224,19 @@ def test_freezers_find_all_modules():
     modules = {source.stem for source in [*package.glob("*.py"), *package.glob("*.pyx")]}
     # (The commands are programs of their own, and a frozen one is built.)
     assert named >= modules - {"__init__", "__main__", "bench", "doctor", "unbuilt"}
+
+
+METHOD = re.compile(r"(?P<final>    @cython\.final\n)?    cdef (?:[^(=\n]*[ *])(?P<name>\w+)\([^\n]*(?P<colon>:?)")
+
+
+@pytest.mark.any_python("it reads sources")
+def test_final_methods_are_final_where_they_are_defined():
+    """Of a decorator in a .pxd alone Cython makes nothing: each call goes through the class's table."""
+    missing = []
+    for declared in (ROOT / "uringloop").glob("*.pxd"):
+        defined = declared.with_suffix(".pyx").read_text() if declared.with_suffix(".pyx").exists() else ""
+        final_there = {found["name"] for found in METHOD.finditer(defined) if found["final"]}
+        for found in METHOD.finditer(declared.read_text()):
+            if found["final"] and "inline" not in found[0] and found["name"] not in final_there:
+                missing.append(f"{declared.stem}: {found['name']}")
+    assert not missing

@@ -31,6 +31,7 @@ import types
 from asyncio import base_events, events, format_helpers, futures, proactor_events, tasks
 from collections import deque
 
+cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
@@ -885,6 +886,7 @@ cdef class BaseEventLoop:
         self._tag = version_tag(<PyObject*> cls)
         return 0
 
+    @cython.final
     cdef inline bint _has_foreign(self, unsigned mask) except -1:
         """Tell whether one of the methods is another's."""
         cdef PyObject** names
@@ -1012,6 +1014,7 @@ cdef class BaseEventLoop:
 
     # -- a turn --
 
+    @cython.final
     cdef bint _has_plain_turn(self) except -1:
         cdef PyObject* self_ = <PyObject*> self
         cdef PyObject* selector = at(self_, _l_selector)[0]
@@ -1036,6 +1039,7 @@ cdef class BaseEventLoop:
         count = at(self_, _l_cancelled_count)[0]
         return count is not NULL and PyLong_CheckExact(count) and _has_system_clock()
 
+    @cython.final
     cdef int _take_turn(self) except -1:
         cdef PyObject* self_ = <PyObject*> self
         cdef Selector selector
@@ -1063,12 +1067,14 @@ cdef class BaseEventLoop:
             self._take_due()
         return self._run_ready()
 
+    @cython.final
     cdef inline bint _has_timers(self) except -1:
         cdef PyObject* scheduled = at(<PyObject*> self, _l_scheduled)[0]
         if scheduled is not NULL and PyList_CheckExact(scheduled):
             return PyList_GET_SIZE(scheduled) != 0
         return bool(self._scheduled)
 
+    @cython.final
     cdef bint _drop_cancelled(self) except -1:
         """Take cancelled timers out of the heap: those at its head, or all if they are many.
 
@@ -1122,6 +1128,7 @@ cdef class BaseEventLoop:
             _release(handle)
         return dropped
 
+    @cython.final
     cdef int64_t _time_left(self) except? -2:
         """Return for how many nanoseconds the loop may sleep; -1: no limit."""
         cdef PyObject* handle
@@ -1143,6 +1150,7 @@ cdef class BaseEventLoop:
         left *= 1e9
         return <int64_t> left + (<double> <int64_t> left != left)
 
+    @cython.final
     cdef int _take_due(self) except -1:
         cdef double end_time = _now() + <double> self._clock_resolution
         cdef PyObject* handle
@@ -1165,6 +1173,7 @@ cdef class BaseEventLoop:
             self.add_ready(item)
         return 0
 
+    @cython.final
     cdef int _run_ready(self) except -1:
         cdef PyObject* self_ = <PyObject*> self
         cdef PyObject* ready = at(self_, _l_ready)[0]
