@@ -388,19 +388,26 @@ async def test_b17_get_buffer_for_an_urgent_byte(connect, stack, ours, native):
     await protocol.lost
 
 
-async def test_b18_pieces_of_a_bulk(connect, stack, native):
-    class Pieces(Recorder):
-        def __init__(self):
-            super().__init__()
-            self.sizes = []
+class Pieces(Recorder):
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
 
-        def data_received(self, data):
-            self.sizes.append(len(data))
-            super().data_received(data)
+    def data_received(self, data):
+        self.sizes.append(len(data))
+        super().data_received(data)
 
+
+def bulk_pair(stack):
+    """(our end, which does not block, and the peer's, which takes a bulk at once)"""
     sock, peer = (stack.enter_context(end) for end in socket.socketpair())
     sock.setblocking(False)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+    return sock, peer
+
+
+async def test_b18_pieces_of_a_bulk(connect, stack, native):
+    sock, peer = bulk_pair(stack)
     transport, protocol = await connect(sock, Pieces)
     for count in (1, 2, 3):
         # (What a read makes room for goes by what the last ones have found.)
@@ -410,6 +417,44 @@ async def test_b18_pieces_of_a_bulk(connect, stack, native):
     assert protocol.sizes == ([122_880, 77_120] if native else [200_000])
     transport.close()
     await protocol.lost
+
+
+async def largest_of(protocol, peer):
+    """Send 200 KB; return the size of the largest piece that comes."""
+    before = len(protocol.data)
+    sizes = protocol.sizes if isinstance(protocol, Pieces) else protocol.updates
+    sizes.clear()
+    peer.send(bytes(200_000))
+    await until(lambda: len(protocol.data) == before + 200_000)
+    return max(sizes)
+
+
+@pytest.mark.parametrize("factory", [Pieces, lambda: Buffered(250_000)], ids=["protocol", "buffered"])
+async def test_b18_pieces_of_a_bulk_beside_small_messages(connect, stack, native, factory):
+    sock, peer = bulk_pair(stack)
+    small, its_peer = bulk_pair(stack)
+    transport, protocol = await connect(sock, factory)
+    other, told = await connect(small)
+    # A small message of its own does not make a bulk wait.
+    peer.send(b"x")
+    await until(lambda: protocol.data == b"x")
+    for _ in range(3):
+        assert await largest_of(protocol, peer) > 32768
+    its_peer.send(b"x")
+    await until(lambda: told.data == b"x")
+    assert (await largest_of(protocol, peer) > 32768) != native
+    # It is over some time behind the last of them.
+    await turns(256)
+    assert await largest_of(protocol, peer) > 32768
+    # A short piece of what is itself a bulk does not count.
+    its_peer.send(bytes(200_000))
+    await until(lambda: len(told.data) == 200_001)
+    its_peer.send(b"x")
+    await until(lambda: len(told.data) == 200_002)
+    assert await largest_of(protocol, peer) > 32768
+    for end in (transport, other):
+        end.close()
+    await asyncio.gather(protocol.lost, told.lost)
 
 
 def test_b19_a_selector_that_is_put_in_the_place_of_asyncios(loop_factory, monkeypatch):

@@ -42,6 +42,9 @@ cdef class BaseEventLoop:
     cdef int64_t _ran_ns
     cdef int64_t _began_ns
     cdef int _awake              # callbacks are being run, and _ready is looked at before the loop sleeps
+    # Who has last been sent a small message (never looked into: only for comparison), and in which turn.
+    cdef const void* _brief_reader
+    cdef uint64_t _brief_turn
 
     cdef int _look_at_class(self) except -1
     @cython.final

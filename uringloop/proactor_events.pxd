@@ -91,6 +91,10 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef int _read_error         # errno of a read behind another one, until the next tells it
 
     @cython.final
+    cdef Py_ssize_t _limit_read(self, Py_ssize_t size) noexcept
+    @cython.final
+    cdef int _expect(self, int64_t got) noexcept
+    @cython.final
     cdef int _read_into_reader(self, reader, buffer) except -1
     @cython.final
     cdef bint _receive_into(self, buffer) except -1

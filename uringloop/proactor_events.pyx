@@ -115,6 +115,9 @@ cdef extern from *:
 cdef int _LARGE = 4096
 cdef Py_ssize_t _LARGEST = 120 * 1024
 cdef int _MARGIN = 64
+# So much at once beside others whose messages are small and wait meanwhile, of which the last came so many turns ago at most.
+cdef Py_ssize_t _LARGEST_BESIDE = 32 * 1024
+cdef uint64_t _BESIDE_TURNS = 256
 cdef object _PlainSocket = PLAIN_SOCKET
 # At the interpreter's end a transport may outlive the names of this module.
 cdef object _warn = warnings.warn
@@ -188,7 +191,7 @@ cdef PyObject* _receive_of "receive_of"(_ProactorReadPipeTransport transport) ex
     cdef PyObject* data = NULL
     cdef int64_t got, more
     cdef Py_ssize_t size
-    cdef Py_ssize_t limit = min(_MAX_SIZE, transport.ring._scratch_size)
+    cdef Py_ssize_t limit
     if not transport._plain:
         received = transport._loop._proactor._receive(transport._sock, _MAX_SIZE)
         Py_INCREF(received)
@@ -199,6 +202,7 @@ cdef PyObject* _receive_of "receive_of"(_ProactorReadPipeTransport transport) ex
     # The user may have closed the socket since.
     if transport._is_lost():
         raise os_error(-EBADF)
+    limit = transport._limit_read(min(_MAX_SIZE, transport.ring._scratch_size))
     if transport._expected < _LARGE:
         # Through one buffer: an object of the true size is made afterwards.
         got = transport.ring.receive(transport._fd, transport.ring._scratch, limit)
@@ -207,7 +211,7 @@ cdef PyObject* _receive_of "receive_of"(_ProactorReadPipeTransport transport) ex
             return <PyObject*> None       # (which is immortal)
         if got < 0:
             raise os_error(got)
-        transport._expected = <int> got
+        transport._expect(got)
         return PyBytes_FromStringAndSize_raw(<char*> transport.ring._scratch, got)
 
     # Straight into an object that is as large as the last ones and a little larger: one that comes out full
@@ -241,8 +245,7 @@ cdef PyObject* _receive_of "receive_of"(_ProactorReadPipeTransport transport) ex
         _PyBytes_Resize(&data, got)
         if data is NULL:
             raise MemoryError
-    # Up at once, down slowly: a short one among large ones changes nothing.
-    transport._expected = <int> (got if got > transport._expected else (3 * transport._expected + got) // 4)
+    transport._expect(got)
     return data
 
 
@@ -1083,6 +1086,27 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         return 0
 
     @cython.final
+    cdef Py_ssize_t _limit_read(self, Py_ssize_t size) noexcept:
+        """Return how many bytes a read may bring: of a bulk fewer, beside others whose messages are small and wait for it."""
+        loop = self._loop
+        if (self._expected >= _LARGE and loop._brief_reader is not NULL and loop._brief_reader != <void*> self
+                and loop._turns - loop._brief_turn < _BESIDE_TURNS):
+            return min(size, _LARGEST_BESIDE)
+        return size
+
+    @cython.final
+    cdef int _expect(self, int64_t got) noexcept:
+        """Go by what a read has brought. Up at once, down slowly: a short one among large ones changes nothing."""
+        if self._expected < _LARGE:
+            self._expected = <int> got
+            if got < _LARGE:
+                self._loop._brief_reader = <void*> self
+                self._loop._brief_turn = self._loop._turns
+        else:
+            self._expected = <int> (got if got > self._expected else (3 * self._expected + got) // 4)
+        return 0
+
+    @cython.final
     cdef int _read_into_reader(self, reader, buffer) except -1:
         """Receive into a StreamReader's buffer, behind what is there, and have it told."""
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
@@ -1102,7 +1126,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef bint _receive_into(self, buffer) except -1:
         """Add to a bytearray what has arrived, at most max_size bytes; false if nothing has."""
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
-        cdef Py_ssize_t limit = min(_MAX_SIZE, self.ring._scratch_size)
+        cdef Py_ssize_t limit = self._limit_read(min(_MAX_SIZE, self.ring._scratch_size))
         cdef Py_ssize_t size = 0
         cdef int64_t got = 0
         cdef int64_t more = 0
@@ -1133,7 +1157,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             PyByteArray_Resize(buffer, place + size + more)
             memcpy(PyByteArray_AS_STRING(buffer) + place + size, self.ring._scratch, more)
             got = size + more
-        self._expected = <int> (got if got > self._expected or not size else (3 * self._expected + got) // 4)
+        self._expect(got)
         return True
 
     @cython.final
@@ -1162,7 +1186,6 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self._send_regardless()
                 self._fatal_error(exc, 'Fatal read error on socket transport')
                 return 0
         if got == -EAGAIN:
@@ -1192,9 +1215,14 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
 
     @cython.final
     cdef int64_t _receive_at(self, void* start, Py_ssize_t size):
+        cdef int64_t got = -EBADF
+        size = self._limit_read(size)
         # (A buffer may have a method in Python, which may do anything.)
-        cdef int64_t got = -EBADF if self._is_lost() else self.ring.receive(self._fd, start, size)
+        if not self._is_lost():
+            got = self.ring.receive(self._fd, start, size)
         self._note_read(got, size)
+        if got > 0:
+            self._expect(got)
         return got
 
 
