@@ -157,18 +157,6 @@ async def tls_pair(loop, pair, tls, client=Recorder, server=Recorder):
     return there, await accepting
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-async def test_b6_attributes_of_a_transport(loop, connect, pair, tls, native, secure):
-    ends = await tls_pair(loop, pair, tls) if secure else [await connect(pair[0])]
-    transport = ends[0][0]
-    if native:
-        with pytest.raises(AttributeError):
-            transport.of_the_program = 1
-    else:
-        transport.of_the_program = 1
-    await closed(*ends)
-
-
 async def test_b7_datagrams_of_one_turn(loop, stack, native):
     class Protocol(asyncio.DatagramProtocol):
         def datagram_received(self, data, addr):

@@ -1147,6 +1147,43 @@ async def test_idle_connection_does_not_wake_the_loop(loop, connect, stack):
     await protocol.lost
 
 
+# -- attributes of the program's --
+
+
+async def test_attributes_of_the_program(loop, connect, pair):
+    transport, protocol = await connect(pair[0])
+    with pytest.raises(AttributeError):
+        transport.of_the_program
+    transport.of_the_program = [transport]
+    assert transport.of_the_program[0] is transport and vars(transport)["of_the_program"]
+    del transport.of_the_program
+    with pytest.raises(AttributeError):
+        del transport.of_the_program
+    written = []
+    transport.write = written.append
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    writer.write(b"data")
+    assert written == [b"data"]
+    transport.close()
+    await protocol.lost
+
+
+async def test_attributes_make_no_cycle_that_stays(loop, connect, pair):
+    class Mark:
+        pass
+
+    transport, protocol = await connect(pair[0])
+    transport.mark = mark = Mark()
+    mark.transport = transport
+    gone = weakref.ref(mark)
+    transport.close()
+    await protocol.lost
+    del mark, transport, protocol
+    await turns(2)
+    gc.collect()
+    assert gone() is None
+
+
 # -- threads, forks, closed loops --
 
 

@@ -676,6 +676,28 @@ async def test_write_in_connection_made(loop, pair, tls):
     await over(peer)
 
 
+async def test_attributes_of_the_program(loop, pair, tls):
+    """As those set them who put a write() of their own below TLS, or in front of it, to see what goes out."""
+    peer = await Peer.connect(loop, pair, tls)
+    below = peer.transport._ssl_protocol._transport
+    for one in (peer.transport, peer.transport._ssl_protocol, below):
+        one.of_the_program = 1
+        assert vars(one)["of_the_program"] == 1
+        del one.of_the_program
+        assert not hasattr(one, "of_the_program")
+    # Behind the tickets.
+    peer.transport.write(b"x")
+    assert await peer.read(1) == b"x"
+    del peer.raw[:]
+    seen = []
+    sent = below.write
+    below.write = lambda data: seen.append(bytes(data)) or sent(data)
+    peer.transport.write(b"data")
+    assert await peer.read(4) == b"data"
+    assert b"".join(seen) == peer.raw
+    await over(peer)
+
+
 async def test_small_pieces_are_one_record(loop, pair, tls, is_native):
     peer = await Peer.connect(loop, pair, tls)
     pieces = [b"x" * 100] * 50 + [b""] + [b"y" * 20_000, b"z" * 10, bytearray(b"z" * 10)]

@@ -12,6 +12,7 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef readonly BaseEventLoop _loop
     cdef public object _sock
     cdef object __weakref__
+    cdef dict __dict__           # of what the program sets
     cdef readonly object _protocol
     cdef object _extra_given     # what the constructor got; None once the dict is made
     cdef object _extra_dict

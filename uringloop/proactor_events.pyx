@@ -16,7 +16,6 @@ Differences from the stdlib beyond those, numbered; a line `# differs[Nn]` stand
 # N2: asyncio.Transport has a slot, which no class of C can inherit. isinstance() is true by __class__.
 # N3: The names of a socket, and the object that get_extra_info('socket') gives, are made when somebody
 #     asks for them. They are those that it had when the transport was made.
-# N4: An attribute that nobody has declared can't be set.
 # N5: Up to sixteen datagrams are received in one turn, as long as the transport reads: on a busy socket a
 #     turn for each would cost more than the datagram.
 import _socket
@@ -41,7 +40,7 @@ from libc.string cimport memcpy
 
 from ._interpreter cimport (
     Finalizer, PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw,
-    _PyBytes_Resize, raise_pending, run_finalizer, steal,
+    _PyBytes_Resize, make_dict_later, raise_pending, run_finalizer, steal,
 )
 from ._overlapped cimport (
     Completion, Ring, fileno, is_plain_tcp, is_readable, number_of, os_error, socket_of,
@@ -433,7 +432,10 @@ cdef class _Ending(ReadyHandle):
 
 # stdlib: _ProactorBasePipeTransport
 cdef class _ProactorBasePipeTransport:
-    """Base class of native transports.  differs[N4]"""
+    """Base class of native transports."""
+
+    def __cinit__(self):
+        make_dict_later(self)
 
     # stdlib: _ProactorBasePipeTransport.__init__
     def __init__(self, loop, sock, protocol, waiter=None,

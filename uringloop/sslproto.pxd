@@ -6,6 +6,7 @@ cdef class _SSLProtocolTransport:
     cdef readonly object _loop
     cdef readonly SSLProtocol _ssl_protocol
     cdef object __weakref__
+    cdef dict __dict__                       # of what the program sets
     cdef public bint _closed
 
     cdef int _drop(self) except -1
@@ -40,6 +41,7 @@ cdef class SSLProtocol:
     cdef readonly object _outgoing_low_water
     cdef object _ssl_buffer                  # of who receives by get_buffer(); made when it is asked for
     cdef object __weakref__
+    cdef dict __dict__                       # of what the program sets
 
     # What stands in _incoming, by the headers of its records.
     cdef Py_ssize_t _partial                 # how much of the last one has come, which is not whole

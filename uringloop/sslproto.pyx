@@ -11,8 +11,7 @@ Must not be in here: io_uring, sockets, and anything of the ssl module that is n
 
 Differences from the stdlib, numbered; a line `# differs[Pn]` stands where each applies.
 """
-# P1: asyncio's classes are not the bases of these, which are in C: isinstance() is true by __class__. An
-#     attribute that nobody has declared can't be set.
+# P1: asyncio's classes are not the bases of these, which are in C: isinstance() is true by __class__.
 # P2: OpenSSL is only asked for what is there. Where nothing is, a BufferedProtocol's get_buffer() is not called.
 # P3: What of several records has arrived is decrypted behind one another into one object.
 # P4: A BufferedProtocol's buffer is filled by several records, whatever its kind: the stdlib takes slices of it,
@@ -42,7 +41,8 @@ from cpython.buffer cimport PyBUF_WRITE
 from cpython.object cimport PyObject
 
 from ._interpreter cimport (
-    Finalizer, PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, Py_XDECREF_raw, _PyBytes_Resize, run_finalizer,
+    Finalizer, PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, Py_XDECREF_raw, _PyBytes_Resize,
+    make_dict_later, run_finalizer,
 )
 from .streams cimport reader_of, tell_reader
 
@@ -186,6 +186,9 @@ cdef class _SSLProtocolTransport:
 
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.FALLBACK
+
+    def __cinit__(self):
+        make_dict_later(self)
 
     # stdlib: _SSLProtocolTransport.__init__
     def __init__(self, loop, ssl_protocol):
@@ -356,6 +359,9 @@ cdef class SSLProtocol:
 
     # The most that OpenSSL is asked for where nothing is known of what is there.
     max_size = 256 * 1024
+
+    def __cinit__(self):
+        make_dict_later(self)
 
     # stdlib: SSLProtocol.__init__
     def __init__(self, loop, app_protocol, sslcontext, waiter,

@@ -1186,8 +1186,8 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     def _adopt(self, sock, transport):
         # The classes' __slots__ keep the instance's values out of line, in a dict that shares its
         # keys: of all kinds the one whose lookups CPython 3.13 does not specialize. In a dict of
-        # its own they are, some thirty a message.
-        if hasattr(transport, '__dict__'):
+        # its own they are, some thirty a message. (A native transport has none before it is asked for.)
+        if isinstance(transport, _ClosingMixin):
             transport.__dict__ = {**transport.__dict__}
         # A reader that was forgotten would take the transport's bytes.
         if sock.fileno() in self._keys:

@@ -107,8 +107,6 @@ cdef extern from "Python.h":
         object (*tp_descr_get)(object self, object instance, PyObject* owner)
         int (*tp_descr_set)(object self, object instance, object value) except -1
     PyTypeObject* Py_TYPE(object)
-    PyObject** _PyObject_GetDictPtr(object)
-    void Py_CLEAR(PyObject*)
 
 cdef extern from "<poll.h>":
     enum: POLLIN
@@ -117,7 +115,7 @@ cdef extern from "<poll.h>":
 cdef extern from "<errno.h>":
     int EBADF, ECANCELED
 
-from ._interpreter cimport Finalizer, PyContext_CopyCurrent, run_finalizer
+from ._interpreter cimport Finalizer, PyContext_CopyCurrent, make_dict_later, run_finalizer
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
 from .base_events cimport BaseEventLoop, ReadyHandle, Selector, handle_of, run_callback, speed_up
@@ -692,8 +690,7 @@ cdef class IouringProactor(Selector):
     cdef dict __dict__          # for a select() of somebody else's, D25
 
     def __cinit__(self):
-        # The dict is made when something is put into it: CPython finds methods faster where there is none.
-        Py_CLEAR(_PyObject_GetDictPtr(self)[0])
+        make_dict_later(self)
         self.is_own = type(self) is IouringProactor
 
     # stdlib: IocpProactor.__init__
