@@ -458,3 +458,36 @@ def test_b19_a_selector_that_is_put_in_the_place_of_asyncios(loop_factory, monke
     loop.run_until_complete(asyncio.sleep(0))
     assert bool(waits) == (not hasattr(loop, "_proactor"))
     loop.close()
+
+
+async def test_b20_class_of_a_transport(connect, pair, native, monkeypatch):
+    transport, protocol = await connect(pair[0])
+    monkeypatch.setattr(asyncio.Transport, "get_extra_info", lambda self, name, default=None: "patched")
+    assert isinstance(transport, asyncio.Transport)
+    assert issubclass(type(transport), asyncio.Transport) == (not native)
+    assert (transport.get_extra_info("compression") == "patched") == (not native)
+    transport.close()
+    await protocol.lost
+
+
+async def test_b21_method_of_a_socket_replaced(connect, stack, native, monkeypatch):
+    calls = []
+
+    def counted(self, *args):
+        calls.append(self)
+        return socket.SocketType.recv(self, *args)
+
+    for made_before in (True, False):
+        calls.clear()
+        sock, peer = bulk_pair(stack)
+        if made_before:
+            transport, protocol = await connect(sock)
+        monkeypatch.setattr(socket.socket, "recv", counted, raising=False)
+        if not made_before:
+            transport, protocol = await connect(sock)
+        peer.send(b"data")
+        await until(lambda: protocol.data == b"data")
+        assert bool(calls) == (not native or not made_before)
+        monkeypatch.undo()
+        transport.close()
+        await protocol.lost

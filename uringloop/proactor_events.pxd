@@ -33,6 +33,7 @@ cdef class _ProactorBasePipeTransport(Registered):
     cdef uint64_t _read_key      # of the poll; 0: not reading
     cdef public Py_ssize_t _conn_lost
     cdef int _fd
+    cdef int _max_size
     cdef int _family             # of a socket whose names and addresses need not be asked of it; else 0
     cdef readonly bint _closing
     cdef readonly bint _called_connection_lost

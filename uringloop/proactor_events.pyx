@@ -49,6 +49,7 @@ from ._overlapped import PLAIN_SOCKET
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, sockaddr_storage
 from . import stdlib_transports
 from .base_events cimport BaseEventLoop, Methods, ReadyHandle, handle_of, report_callback, run_callback
+from .sock_calls cimport has_stdlib_methods
 from .sslproto cimport SSLProtocol
 from .sslproto import connection_class as _ssl_protocol_class
 from .streams cimport reader_of, tell_reader
@@ -144,8 +145,8 @@ cdef int _ENDS = POLLRDHUP | POLLHUP | POLLERR
 cdef int _EVENTS = POLLIN | POLLRDHUP
 # Who has got so many bytes in one read is told of too many packets for each by a poll that the kernel keeps.
 cdef int _BULK = 32 * 1024
-# As the transports' max_size.
-cdef Py_ssize_t _MAX_SIZE = 256 * 1024
+# Of the transports' max_size, where the program sets no other.
+cdef int _MAX_SIZE = 256 * 1024
 cdef object _HIGH_WATER = 64 * 1024
 cdef object _LOW_WATER = 16 * 1024
 cdef object _MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -153,6 +154,14 @@ cdef object _stdlib_sendto = proactor_events._ProactorDatagramTransport.sendto
 # How many datagrams one turn receives; differs[N5]
 cdef int _DATAGRAMS = 16
 cdef object _LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+
+
+# ours: what max_size may be set to
+cdef int _check_max_size(value) except -1:
+    cdef int size = value
+    if size < 1:
+        raise ValueError(f'max_size must be a positive number of bytes, not {value!r}')
+    return size
 
 
 # ours: whether nobody would see if callbacks came into the loop's _ready without call_soon() and Handles
@@ -192,7 +201,7 @@ cdef PyObject* _receive_of "receive_of"(_ProactorReadPipeTransport transport) ex
     cdef Py_ssize_t size
     cdef Py_ssize_t limit
     if not transport._plain:
-        received = transport._loop._proactor._receive(transport._sock, _MAX_SIZE)
+        received = transport._loop._proactor._receive(transport._sock, transport._max_size)
         Py_INCREF(received)
         return <PyObject*> received
     if transport._read_error:
@@ -201,7 +210,7 @@ cdef PyObject* _receive_of "receive_of"(_ProactorReadPipeTransport transport) ex
     # The user may have closed the socket since.
     if transport._is_lost():
         raise os_error(-EBADF)
-    limit = transport._limit_read(min(_MAX_SIZE, transport.ring._scratch_size))
+    limit = transport._limit_read(min(<Py_ssize_t> transport._max_size, transport.ring._scratch_size))
     if transport._expected < _LARGE:
         # Through one buffer: an object of the true size is made afterwards.
         got = transport.ring.receive(transport._fd, transport.ring._scratch, limit)
@@ -436,6 +445,7 @@ cdef class _ProactorBasePipeTransport:
 
     def __cinit__(self):
         make_dict_later(self)
+        self._max_size = _MAX_SIZE
 
     # stdlib: _ProactorBasePipeTransport.__init__
     def __init__(self, loop, sock, protocol, waiter=None,
@@ -455,7 +465,7 @@ cdef class _ProactorBasePipeTransport:
         except (OSError, OverflowError, TypeError):
             # Whoever works on it complains of it, as on the reference tier.
             self._fd = -1
-        self._plain = self._fd >= 0 and is_readable(sock) and number_of(sock) == self._fd
+        self._plain = self._fd >= 0 and is_readable(sock) and number_of(sock) == self._fd and has_stdlib_methods(sock)
         self._is_tcp = self._plain and (is_tcp or not family and is_plain_tcp(self._fd))
         self._context = context
         self._high_water = _HIGH_WATER
@@ -507,6 +517,7 @@ cdef class _ProactorBasePipeTransport:
         info = [type(self).__name__]
         if self._sock is None:
             info.append('closed')
+            info.append(f'fd={self._fd}')
         else:
             if self._closing:
                 info.append('closing')
@@ -709,6 +720,20 @@ cdef class _ProactorBasePipeTransport:
     def __class__(self):
         # differs[N2]
         return _Transport
+
+    @property
+    def max_size(self):
+        """The most bytes that one read brings. It may be set: an integer above 0, or ValueError."""
+        return self._max_size
+
+    @max_size.setter
+    def max_size(self, value):
+        self._max_size = _check_max_size(value)
+
+    @property
+    def _sock_fd(self):
+        # As the selector loop's transports have it: it stays when the transport is closed.
+        return self._fd
 
     @property
     def _extra(self):
@@ -995,9 +1020,6 @@ cdef class _ProactorBasePipeTransport:
 cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     """Reading from a stream, as the selector loop's transport does it.  T15 throughout."""
 
-    # The most that one data_received() is given: the selector loop's.
-    max_size = 256 * 1024
-
     # stdlib: _ProactorReadPipeTransport.is_reading
     def is_reading(self):
         return not self._paused and not self._closing
@@ -1128,7 +1150,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef bint _receive_into(self, buffer) except -1:
         """Add to a bytearray what has arrived, at most max_size bytes; false if nothing has."""
         cdef Py_ssize_t place = PyByteArray_GET_SIZE(buffer)
-        cdef Py_ssize_t limit = self._limit_read(min(_MAX_SIZE, self.ring._scratch_size))
+        cdef Py_ssize_t limit = self._limit_read(min(<Py_ssize_t> self._max_size, self.ring._scratch_size))
         cdef Py_ssize_t size = 0
         cdef int64_t got = 0
         cdef int64_t more = 0
@@ -1566,9 +1588,6 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
     """Transport for datagrams.  T5 throughout."""
 
-    # The most that one datagram_received() is given.
-    max_size = 256 * 1024
-
     # What the stdlib's sendto() looks at: nothing is ever left to it.
     _write_fut = True
     _header_size = HEADER_SIZE
@@ -1620,6 +1639,20 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
     def __class__(self):
         # differs[N2]
         return _DatagramTransport
+
+    # What asyncio.Transport has besides, which the stdlib's is one of.
+
+    def write(self, data):
+        raise NotImplementedError
+
+    def writelines(self, list_of_data):
+        self.write(b''.join(list_of_data))
+
+    def write_eof(self):
+        raise NotImplementedError
+
+    def can_write_eof(self):
+        raise NotImplementedError
 
     def _maybe_pause_protocol(self):
         # The stdlib's sendto() would: what is being queued may leave at once.
@@ -1676,12 +1709,14 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         cdef unsigned length = 0
         cdef int64_t got
         try:
+            if not self._plain:
+                data, addr = self._sock.recvfrom(self._max_size)
             # D7; and a datagram that the buffer does not hold would be cut off.
-            if not self._family or self.ring._scratch_size < _MAX_SIZE:
-                data, addr = self._sock.recvfrom(self.max_size, _MSG_DONTWAIT)
+            elif not self._family or self.ring._scratch_size < self._max_size:
+                data, addr = self._sock.recvfrom(self._max_size, _MSG_DONTWAIT)
             else:
                 got = -EBADF if self._is_lost() else self.ring.receive_from(
-                    self._fd, self.ring._scratch, _MAX_SIZE, &address, &length)
+                    self._fd, self.ring._scratch, self._max_size, &address, &length)
                 if got == -EAGAIN:
                     return False
                 if got < 0:

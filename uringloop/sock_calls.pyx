@@ -54,6 +54,21 @@ cdef object _Future = futures.Future
 cdef Py_ssize_t _LARGE = 1024 * 1024
 # The methods that are gone past below.
 cdef Methods _socket_methods = Methods(_PlainSocket, 'recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'send')
+# The same of transports.
+cdef tuple _TRANSPORTS_NAMES = ('recv', 'recv_into', 'recvfrom', 'send', 'sendto', 'getsockname', 'getpeername')
+cdef Methods _transports_methods = Methods(_PlainSocket, *_TRANSPORTS_NAMES)
+
+
+cdef bint has_stdlib_methods(object sock) except -1:
+    if type(sock) is _PlainSocket:
+        return _transports_methods.are_the_stdlibs()
+    if not isinstance(sock, _PlainSocket):
+        return False
+    own = getattr(sock, '__dict__', None)
+    for name in (*_TRANSPORTS_NAMES, '__getattribute__'):
+        if getattr(type(sock), name, None) is not getattr(_PlainSocket, name) or own and name in own:
+            return False
+    return _transports_methods.are_the_stdlibs()
 
 
 # -- attempts --

@@ -120,6 +120,8 @@ class _ClosingMixin:
     _context = None
     # Of a transport whose constructor was interrupted, which its protocol may abort.
     _empty_waiter = None
+    # The number of its descriptor, by the name that the selector loop's transports have for it; it stays.
+    _sock_fd = -1
     # The Handle that is run when the socket is readable, or writable, and its operation.
     _read_handle = _read_wait = None
     _write_handle = _write_wait = None
@@ -129,6 +131,7 @@ class _ClosingMixin:
         info = [self.__class__.__name__]
         if self._sock is None:
             info.append('closed')
+            info.append(f'fd={self._sock_fd}')
         else:
             if self._closing:
                 info.append('closing')
@@ -1188,7 +1191,7 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
         # keys: of all kinds the one whose lookups CPython 3.13 does not specialize. In a dict of
         # its own they are, some thirty a message. (A native transport has none before it is asked for.)
         if isinstance(transport, _ClosingMixin):
-            transport.__dict__ = {**transport.__dict__}
+            transport.__dict__ = {**transport.__dict__, '_sock_fd': sock.fileno()}
         # A reader that was forgotten would take the transport's bytes.
         if sock.fileno() in self._keys:
             self._remove_reader(sock.fileno())

@@ -119,6 +119,7 @@ from ._interpreter cimport Finalizer, PyContext_CopyCurrent, make_dict_later, ru
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
 from .base_events cimport BaseEventLoop, ReadyHandle, Selector, handle_of, run_callback, speed_up
+from .sock_calls cimport has_stdlib_methods
 from .base_events import SlottedEventLoop
 from . import observability, selector_events, sock_calls, stdlib_transports, tiers, unix_events
 from .fallback import or_stdlib
@@ -1252,7 +1253,10 @@ cdef class IouringProactor(Selector):
 
     def _receive(self, conn, nbytes):
         """Return what has arrived on conn, as its recv() does, at most nbytes and as many as the buffer holds."""
-        cdef Overlapped ov = Overlapped(self._ring)
+        cdef Overlapped ov
+        if not has_stdlib_methods(conn) and hasattr(conn, 'recv'):
+            return conn.recv(nbytes)
+        ov = Overlapped(self._ring)
         ov._fd = fileno(conn)
         ov._kind = Kind.kReceive if is_socket(conn, ov._fd) else Kind.kRead
         ov._size = min(<int64_t> nbytes, self._ring._scratch_size)
@@ -1261,6 +1265,8 @@ cdef class IouringProactor(Selector):
     def _receive_from(self, conn, nbytes):
         """Return a datagram that has arrived on conn, as its recvfrom() does."""
         cdef Overlapped ov
+        if not has_stdlib_methods(conn):
+            return conn.recvfrom(nbytes)
         # differs[D7]
         if not has_plain_addresses(conn):
             return conn.recvfrom(nbytes, socket.MSG_DONTWAIT)
@@ -1273,10 +1279,10 @@ cdef class IouringProactor(Selector):
     def _send_soon(self, conn, data, failed):
         """Send all of data with the tick's other sends; have the handle `failed` run if that fails.
 
-        Returns the Overlapped; None in a forked child, which has no ring to send it by.
+        Returns the Overlapped; None in a forked child, which has no ring to send it by, and where conn's own send() is to.
         """
         fd = self._fd_of(conn)
-        if self._ring._is_forked():
+        if self._ring._is_forked() or not has_stdlib_methods(conn) and hasattr(conn, 'send'):
             return None
         ov = Overlapped(self._ring)
         if is_socket(conn, fd):
