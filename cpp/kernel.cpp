@@ -32,9 +32,14 @@
 namespace uring {
 namespace {
 
+// (errno itself is left at 0: whoever looks at it next, as OpenSSL's users do who ask what a failed call
+// of theirs was, must not take the end of our sleep, ETIME, for an error of his.)
 template <typename T>
 T or_errno(T result) noexcept {
-  return result < 0 ? static_cast<T>(-errno) : result;
+  if (result >= 0) return result;
+  const int error = errno;
+  errno = 0;
+  return static_cast<T>(-error);
 }
 
 // Descriptors that a forked child must not keep.  A ring's holds whatever is in flight on it: were
@@ -82,7 +87,7 @@ int real_register(void*, int fd, unsigned opcode, void* argument, unsigned count
 int real_mmap(void*, std::size_t length, int fd, std::int64_t offset, void** address) {
   void* mapped =
       mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, offset);
-  if (mapped == MAP_FAILED) return -errno;
+  if (mapped == MAP_FAILED) return or_errno(-1);
   *address = mapped;
   return 0;
 }

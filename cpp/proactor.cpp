@@ -209,7 +209,7 @@ std::int64_t Proactor::start_send(int fd, const void* buffer, std::uint64_t leng
     operation->done = done;
     operation->buffer = buffer;
     operation->length = length;
-    operation->message_flags = message_flags | MSG_NOSIGNAL;
+    operation->message_flags = message_flags;
   }
   return queue(operation);
 }
@@ -229,7 +229,7 @@ std::int64_t Proactor::start_sendto(int fd, const void* buffer, std::uint64_t le
   }
   operation->buffer = buffer;
   operation->length = length;
-  operation->message_flags = message_flags | MSG_NOSIGNAL;
+  operation->message_flags = message_flags;
   memset(&block->message, 0, sizeof(block->message));
   // Without an address, of a connected socket, it is null, which memcpy must not see.
   if (address_length != 0) memcpy(&block->address, address, address_length);
@@ -503,7 +503,7 @@ std::int64_t Proactor::send_now(int fd, const void* buffer, std::uint64_t length
   }
   const std::int64_t result =
       kernel_.sendto(kernel_.self, fd, buffer, length < kLongestSend ? length : kLongestSend,
-                     static_cast<int>(message_flags) | MSG_NOSIGNAL | MSG_DONTWAIT, nullptr, 0);
+                     static_cast<int>(message_flags) | MSG_DONTWAIT, nullptr, 0);
   return result == -EAGAIN || result == -EINTR ? 0 : result;
 }
 

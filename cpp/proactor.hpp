@@ -437,7 +437,7 @@ inline std::int64_t Proactor::sendto(int fd, const void* buffer, std::uint64_t l
   do {
     result = kernel_.sendto(kernel_.self, fd, buffer,
                             length < kLongestSend ? length : kLongestSend,
-                            MSG_NOSIGNAL | MSG_DONTWAIT,
+                            MSG_DONTWAIT,
                             address_length == 0 ? nullptr : static_cast<const sockaddr*>(address),
                             address_length);
   } while (result == -EINTR);

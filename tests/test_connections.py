@@ -1,6 +1,7 @@
 """Making connections and serving them: every keyword of create_connection and create_server, on both loops."""
 
 import asyncio
+import contextvars
 import inspect
 import os
 import socket
@@ -8,7 +9,7 @@ import struct
 
 import pytest
 
-from support import Echo, Recorder, close, needs_ipv6, some_bytes, turns, until
+from support import Echo, Recorder, close, needs_ipv6, some_bytes, tcp_pair, turns, until
 
 HAS_KEEP_ALIVE = "keep_alive" in inspect.signature(asyncio.SelectorEventLoop.create_server).parameters
 CLOSES_CLIENTS = hasattr(asyncio.base_events.Server, "close_clients")
@@ -492,3 +493,56 @@ async def test_server_s_arguments_are_refused(loop, stack, options, error, messa
         options = options | {"sock": stack.enter_context(socket.socket())}
     with pytest.raises(error, match=message):
         await loop.create_server(Echo, **options)
+
+
+# -- contexts --
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_factory_of_each_connection_has_a_context_of_its_own(loop, tls, secure):
+    variable = contextvars.ContextVar("variable", default="nobody")
+    seen = []
+
+    class Telling(Recorder):
+        def __init__(self):
+            super().__init__()
+            seen.append(("factory", variable.get()))
+            variable.set("factory")
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            seen.append(("made", variable.get()))
+            variable.set("made")
+            transport.close()
+
+    server = await loop.create_server(Telling, "127.0.0.1", 0, ssl=tls[0] if secure else None)
+    for count in (1, 2, 3):
+        transport, protocol = await loop.create_connection(
+            Recorder, "127.0.0.1", port_of(server), ssl=tls[1] if secure else None,
+            server_hostname="localhost" if secure else None)
+        await until(lambda: len(seen) == 2 * count)
+        await end(transport, protocol)
+    assert seen == [("factory", "nobody"), ("made", "factory")] * 3
+    await close(server)
+
+
+# -- ends --
+
+
+async def test_reset_behind_data_is_no_end(loop, stack):
+    """Whether it is a read that finds it or what was gathered: a stream that was cut off does not read as whole."""
+    for _ in range(20):
+        ours, theirs = (stack.enter_context(end) for end in tcp_pair())
+        reader, writer = await asyncio.open_connection(sock=ours)
+        # What its peer has not read makes a reset of its close().
+        writer.write(bytes(100_000))
+        await asyncio.sleep(0.005)
+        theirs.send(b"data")
+        await asyncio.sleep(0)
+        theirs.close()
+        writer.write(b"more")
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        with pytest.raises(ConnectionResetError):
+            await writer.wait_closed()

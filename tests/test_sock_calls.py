@@ -540,15 +540,26 @@ async def test_receive_into_what_its_method_takes(loop, pair, name, buffer):
         drain(a)
 
 
-def test_program_that_lets_sigpipe_kill_it(loop_factory):
+@pytest.mark.parametrize("how", [
+    "await loop.sock_sendall(a, b'data')",
+    "(await asyncio.open_connection(sock=a))[1].write(b'data')",
+    "(await asyncio.open_connection(sock=a))[1].write(bytes(100_000))",
+    "(await asyncio.open_connection(sock=a))[1].writelines([bytes(100_000), b'data'])",
+], ids=["sock_sendall", "small write", "large write", "writelines"])
+def test_program_that_lets_sigpipe_kill_it(loop_factory, how):
     code = f"""if True:
         import asyncio, signal, socket, uringloop
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        loop = {expression_of(loop_factory)}()
-        a, b = socket.socketpair()
-        a.setblocking(False)
-        b.close()
-        loop.run_until_complete(loop.sock_sendall(a, b"data"))
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            a, b = socket.socketpair()
+            a.setblocking(False)
+            b.close()
+            {how}
+            await asyncio.sleep(0.1)
+
+        {expression_of(loop_factory)}().run_until_complete(main())
     """
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30)
     assert done.returncode == -signal.SIGPIPE, done.stderr
@@ -703,3 +714,15 @@ def test_proactor_whose_constructor_was_not_called():
     child = subprocess.run([sys.executable, "-c", NO_RING], capture_output=True, text=True, timeout=60)
     assert child.returncode == 0, child.stderr
     assert child.stdout.count("RuntimeError the proactor has no ring") == 4
+
+
+def test_wait_that_the_loops_close_ends_is_not_told_as_an_exception(loop_factory, pair, caplog):
+    """That the task was destroyed is; asyncio's future would wait for ever."""
+    loop = loop_factory()
+    task = loop.create_task(loop.sock_recv(pair[0], 5))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    repr(task)
+    del task
+    gc.collect()
+    assert [record.getMessage().partition("\n")[0] for record in caplog.records] == ["Task was destroyed but it is pending!"]

@@ -708,3 +708,14 @@ async def test_write_after_close_is_dropped(connected, tls):
     assert await server[1].lost is None
     assert server[1].data == b""
     assert await client[1].lost is None
+
+
+async def test_program_that_drives_ssl_objects_itself(loop):
+    """OpenSSL's users ask errno what a failed call was: it must not be the end of the loop's sleep."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    incoming.write_eof()
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        with pytest.raises(ssl.SSLEOFError):
+            client.do_handshake()

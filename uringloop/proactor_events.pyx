@@ -1889,7 +1889,13 @@ class _Acceptor(stdlib_transports._Acceptor):
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
             addr = PyBytes_FromStringAndSize(<char*> &address, min(length, <unsigned> sizeof(address)))
             if server_context is None:
-                of.connect(self, conn, addr, None)
+                # (As there.)
+                context = PyContext_CopyCurrent()
+                enter_context(context)
+                try:
+                    of.connect(self, conn, addr, None)
+                finally:
+                    exit_context(context)
             else:
                 # From CPython 3.15 on every server has one.
                 context = server_context.copy()

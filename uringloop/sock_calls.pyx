@@ -27,7 +27,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EBADF, EINTR
+    int EAGAIN, EBADF, ECANCELED, EINTR
 
 cdef extern from "<poll.h>":
     enum: POLLIN
@@ -505,6 +505,10 @@ cdef class Wait(ReadyOwner):
     cdef int _settle(self) except -1:
         if self._error:
             self._future.set_exception(os_error(-self._error))
+            if self._error == ECANCELED:
+                # Of the loop's close(), behind which the selector loop's future would wait for ever: nobody is to be
+                # told that he has not looked.
+                self._future.exception()
         else:
             self._future.set_result(None)
         return 0

@@ -65,6 +65,7 @@ Must not be in here: io_uring.  All these classes know is a proactor's methods.
 #     loop's tier.
 import collections
 import contextlib
+import contextvars
 import errno
 import inspect
 import io
@@ -299,7 +300,8 @@ class _ReadingMixin(_ClosingMixin):
             return
 
         if not data:
-            self._eof_received()
+            if not self._has_failed():
+                self._eof_received()
             return
 
         try:
@@ -332,7 +334,8 @@ class _ReadingMixin(_ClosingMixin):
             return
 
         if not nbytes:
-            self._eof_received()
+            if not self._has_failed():
+                self._eof_received()
             return
 
         try:
@@ -580,6 +583,13 @@ class _WritingMixin(_ClosingMixin):
         gathered = self._gathered
         if gathered is not None and not gathered.pending and not self._conn_lost:
             self._flush()
+
+    def _has_failed(self):
+        """True if what was gathered has met an error, which ends the connection."""
+        # The socket tells it once, and the end of the stream from then on.
+        if self._gathered is not None and self._gathered.error:
+            self._gathering_failed()
+        return self._conn_lost
 
     def _send_regardless(self):
         gathered, rest = self._gathered, collections.deque()
@@ -898,7 +908,8 @@ class _Acceptor:
                 logger.debug("%r got a new connection from %r: %r",
                              self._server, addr, conn)
             if self._context is None:
-                self.connect(conn, addr, None)
+                # What the factory sets is for this connection: the selector loop has a task for each.
+                contextvars.copy_context().run(self.connect, conn, addr, None)
             else:
                 # differs[T13]
                 context = self._context.copy()

@@ -445,7 +445,6 @@ std::int64_t SimulatedKernel::sendto(int fd, const void* buffer, std::size_t siz
                                      const sockaddr* address, socklen_t length) {
   if (int error = failure(Call::kSend)) return error;
   FilePointer file = file_at(fd);
-  if (!(flags & MSG_NOSIGNAL)) violate("send(2) that may raise SIGPIPE");
   if (!(flags & MSG_DONTWAIT)) violate("send(2) that may wait");
   if (!file) return -EBADF;
   if (int error = interruption(*file)) return error;
@@ -905,13 +904,11 @@ int SimulatedKernel::perform(Request& request) {
     }
     case IORING_OP_SEND:
       if (!file.is_socket()) return -ENOTSOCK;
-      if (!(sqe.msg_flags & MSG_NOSIGNAL)) violate("a send that may raise SIGPIPE");
       return static_cast<int>(file.send(reinterpret_cast<const void*>(sqe.addr),
                                         limited(file, sqe.len),
                                         static_cast<int>(sqe.msg_flags)));
     case IORING_OP_SENDMSG: {
       if (!file.is_socket()) return -ENOTSOCK;
-      if (!(sqe.msg_flags & MSG_NOSIGNAL)) violate("a sendmsg that may raise SIGPIPE");
       const msghdr& message = *reinterpret_cast<const msghdr*>(sqe.addr);
       return static_cast<int>(file.send_message(message, limited(file, joined(message).size()),
                                                 static_cast<int>(sqe.msg_flags)));

@@ -39,7 +39,9 @@ TEST_CASE("real_kernel: what the kernel refuses comes as -errno") {
   void* address = nullptr;
   io_uring_params params{};
   CHECK(kernel.setup(kernel.self, 0, &params) == -EINVAL);
+  errno = ETIME;
   CHECK(kernel.enter(kernel.self, -1, 0, 0, 0, nullptr, 0) == -EBADF);
+  CHECK(errno == 0);
   CHECK(kernel.register_(kernel.self, 1 << 30, IORING_REGISTER_PROBE, nullptr, 0) == -EBADF);
   CHECK(kernel.mmap(kernel.self, 4096, -1, 0, &address) == -EBADF);
   CHECK(kernel.munmap(kernel.self, &byte, 0) == -EINVAL);
