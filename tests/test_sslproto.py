@@ -20,7 +20,7 @@ from asyncio import sslproto as stdlib_sslproto
 
 import pytest
 
-from support import Buffered, Recorder, certificate_contexts, closed, read_all, reset, some_bytes, turns, until
+from support import CERTIFICATE, Buffered, Recorder, certificate_contexts, closed, read_all, reset, some_bytes, turns, until
 
 RECORD = 16384
 HEADER = 5
@@ -838,6 +838,86 @@ async def test_program_writes_itself(loop, pair, tls, when):
     assert await peer.read(9) == b"by itself"
     assert peer.transport.get_write_buffer_size() == 0
     peer.transport.abort()
+
+
+class WritesItself(Recorder):
+    """Answers by the transport, and then by the ssl_object, which nobody is told of."""
+
+    def answer(self):
+        self.transport.write(b"by asyncio, ")
+        self.transport.writelines([])
+        self.transport.get_extra_info("ssl_object").write(b"by itself")
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.answer()
+
+
+class WritesItselfAtOnce(WritesItself):
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.answer()
+
+    data_received = Recorder.data_received
+
+
+class WritesItselfBuffered(Buffered):
+    def buffer_updated(self, count):
+        super().buffer_updated(count)
+        WritesItself.answer(self)
+
+
+@pytest.mark.parametrize("factory", [WritesItself, WritesItselfAtOnce, WritesItselfBuffered])
+@pytest.mark.parametrize("paused", [False, True])
+async def test_program_writes_itself_in_a_callback(loop, pair, tls, factory, paused):
+    peer = await Peer.connect(loop, pair, tls, factory)
+    if paused:
+        peer.transport.pause_reading()
+    await peer.send(peer.encrypted(b"question"))
+    if paused:
+        await turns(3)
+        peer.transport.resume_reading()
+    assert await peer.read(21) == b"by asyncio, by itself"
+    assert peer.transport.get_write_buffer_size() == 0
+    peer.transport.abort()
+    await peer.protocol.lost
+
+
+@pytest.mark.skipif(not ssl.HAS_TLSv1_3, reason="an OpenSSL without TLS 1.3")
+@pytest.mark.parametrize("when", ["connection_made", "resume_reading"])
+async def test_certificate_asked_for_after_the_handshake(loop, pair, contexts, when):
+    """What is asked of OpenSSL leaves with the next look that asyncio takes, though nothing has come."""
+    class Asking(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            if when == "connection_made":
+                transport.get_extra_info("ssl_object").verify_client_post_handshake()
+
+    server, client = contexts
+    for context in contexts:
+        context.post_handshake_auth = True
+    server.minimum_version = ssl.TLSVersion.TLSv1_3
+    server.load_verify_locations(CERTIFICATE)
+    server.verify_mode = ssl.CERT_OPTIONAL
+    client.load_cert_chain(CERTIFICATE)
+    there = loop.create_task(loop.create_connection(Recorder, sock=pair[0], ssl=client, server_hostname="localhost"))
+    transport, protocol = await loop.connect_accepted_socket(Asking, pair[1], ssl=server)
+    ends = await there
+    if when == "resume_reading":
+        transport.pause_reading()
+        await turns(3)
+        transport.get_extra_info("ssl_object").verify_client_post_handshake()
+        transport.resume_reading()
+
+    def has_come():
+        try:
+            return transport.get_extra_info("ssl_object").getpeercert(True)
+        except ValueError:
+            # The answer is on its way.
+            return None
+
+    await until(has_come)
+    await closed((transport, protocol), ends)
 
 
 async def test_program_writes_itself_beyond_the_limit(loop, pair, tls):

@@ -26,7 +26,7 @@ cdef class SSLProtocol:
     cdef readonly _SSLProtocolTransport _app_transport
     cdef readonly object _write_backlog
     cdef public object _write_buffer_size
-    cdef readonly dict _extra
+    cdef dict _names                         # what get_extra_info() knows
     cdef readonly object _waiter
     cdef readonly object _sslcontext
     cdef readonly object _server_hostname
@@ -60,6 +60,7 @@ cdef class SSLProtocol:
     cdef bint _ended                         # the last read found the peer's close_notify
     cdef bint _is_over_tls                   # the transport below is one over TLS, too
     cdef bint _output_due                    # OpenSSL may have written since _outgoing was sent
+    cdef bint _is_shared                     # the program has the ssl_object, and may do so at any time
 
     cdef int _state_now
     cdef int _app_state_now
@@ -98,6 +99,7 @@ cdef class SSLProtocol:
     cdef Py_ssize_t _length_of(self, const unsigned char* header) noexcept
     cdef int _know_headers(self) except -1
     cdef int _be_eager(self) noexcept
+    cdef int _ask_openssl(self) noexcept
     cdef Py_ssize_t _count_whole(self) except? -1
     cdef Py_ssize_t _count_unread(self) except -1
     cdef object _decrypt(self)

@@ -394,7 +394,7 @@ cdef class SSLProtocol:
             self._server_hostname = server_hostname
         self._sslcontext = sslcontext
         # More of it comes with the handshake.
-        self._extra = {'sslcontext': sslcontext}
+        self._names = {'sslcontext': sslcontext}
 
         self._write_backlog = collections.deque()
         self._write_buffer_size = 0
@@ -413,6 +413,9 @@ cdef class SSLProtocol:
             self._incoming, self._outgoing,
             server_side=self._server_side,
             server_hostname=self._server_hostname)
+        # Callbacks that are handed it.
+        self._is_shared = (not self._usual or getattr(sslcontext, 'sni_callback', None) is not None
+                           or getattr(sslcontext, '_msg_callback', None) is not None)
 
         self._set_read_buffer_limits()
         self._set_write_buffer_limits()
@@ -540,8 +543,10 @@ cdef class SSLProtocol:
 
     # stdlib: SSLProtocol._get_extra_info
     def _get_extra_info(self, name, default=None):
-        if name in self._extra:
-            return self._extra[name]
+        if name == 'ssl_object':
+            self._is_shared = self._output_due = True
+        if name in self._names:
+            return self._names[name]
         elif self._transport is not None:
             return self._transport.get_extra_info(name, default)
         else:
@@ -622,7 +627,7 @@ cdef class SSLProtocol:
 
         known = False
         try:
-            self._extra.update(peercert=peercert,
+            self._names.update(peercert=peercert,
                                cipher=sslobj.cipher(),
                                compression=sslobj.compression(),
                                ssl_object=sslobj)
@@ -639,6 +644,7 @@ cdef class SSLProtocol:
                 self._end_interrupted()
             raise
         self._wakeup_waiter()
+        self._ask_openssl()
         self._read()
 
     # stdlib: SSLProtocol._start_shutdown
@@ -834,7 +840,13 @@ cdef class SSLProtocol:
         return _APP_STATES[self._app_state_now]
 
     @property
+    def _extra(self):
+        self._is_shared = self._output_due = True
+        return self._names
+
+    @property
     def _sslobj(self):
+        self._is_shared = self._output_due = True
         return self._ssl_object
 
     @_sslobj.setter
@@ -975,8 +987,16 @@ cdef class SSLProtocol:
         """Go on where resume_reading() was called."""
         # (The program may have written by the ssl_object.)
         self._output_due = True
+        self._ask_openssl()
         if self._state_now != DO_HANDSHAKE:
             self._advance()
+
+    cdef int _ask_openssl(self) noexcept:
+        """Have the next read reach OpenSSL whatever has come: the program may have asked something of it that it then sends."""
+        if self._is_shared:
+            self._clean = False
+            self._inner = True
+        return 0
 
     cdef Py_ssize_t _count_whole(self) except? -1:
         """Return how many bytes of whole records there are, an upper limit of what they hold."""
@@ -1469,7 +1489,7 @@ cdef class SSLProtocol:
         return 0
 
     cdef int _hand_on(self) except -1:
-        self._output_due = False
+        self._output_due = self._is_shared
         data = self._outgoing.read()
         if data:
             self._transport.write(data)
