@@ -117,6 +117,19 @@ def test_fallback_hides_no_wrong_argument(wrong):
         uringloop.new_event_loop(fallback=True, **wrong)
 
 
+@pytest.mark.parametrize("wrong", ["no", "", 0, 1, None], ids=repr)
+def test_fallback_that_is_no_bool(wrong):
+    async def main():
+        pass
+
+    with pytest.raises(TypeError, match="fallback must be True or False"):
+        uringloop.new_event_loop(fallback=wrong)
+    coroutine = main()
+    with pytest.raises(TypeError, match="fallback must be True or False"):
+        uringloop.run(coroutine, fallback=wrong)
+    coroutine.close()
+
+
 def test_fallback_passes_the_other_arguments_on():
     loop = uringloop.new_event_loop("stdlib", sq_entries=8, fallback=True)
     try:

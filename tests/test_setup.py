@@ -17,6 +17,7 @@ import pytest
 
 import uringloop
 from uringloop import unbuilt
+from uringloop.__main__ import main as commands
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -134,6 +135,12 @@ def import_in(directory, *path, program="print(uringloop.__file__, uringloop.run
                           text=True, timeout=60)
 
 
+def test_version_of_the_command(capsys):
+    with pytest.raises(SystemExit, match="^0$"):
+        commands(["--version"])
+    assert capsys.readouterr().out == f"uringloop {uringloop.__version__}\n"
+
+
 @pytest.fixture(params=["site", "home/uringloop/.venv/lib"])
 def installed(request, tmp_path):
     """A directory where a built uringloop is: elsewhere, or in an environment in the checkout."""
@@ -151,6 +158,17 @@ def test_import_of_an_unbuilt_tree_says_so(tmp_path, where):
     assert "pip install ." in last and "pip install -e ." in last
     # One error, not two.
     assert "During handling" not in result.stderr
+
+
+def test_import_by_an_old_python_says_so(tmp_path):
+    """Not what to install: a Debian 12's `python3` is one."""
+    tree = copy_tree(tmp_path / "uringloop")
+    program = ("import sys, collections; version = collections.namedtuple('V', 'major minor micro')(3, 11, 2); "
+               "sys.version_info = version; sys.path.insert(0, ''); import uringloop")
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", program], cwd=tree, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    least = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    assert f"uringloop needs Python {least} or later, and this is 3.11: " in result.stderr.splitlines()[-1]
 
 
 def test_import_in_a_frozen_program_says_so(tmp_path):

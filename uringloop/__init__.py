@@ -53,10 +53,13 @@ def new_event_loop(transports=None, *, spin_us=None, sq_entries=None, cq_entries
     spin_us, sq_entries, cq_entries, receive_buffer: as for IouringProactor.
     fallback: True: where io_uring can't be had, return asyncio's selector loop, to which the other arguments mean
     nothing, and tell of it by one RuntimeWarning, which names the cause.
-    Raises IouringUnavailableError where io_uring can't be had, ValueError for an argument that is wrong.
+    Raises IouringUnavailableError where io_uring can't be had, ValueError or TypeError for an argument that is wrong.
 
     Source: asyncio.new_event_loop.
     """
+    if not isinstance(fallback, bool):
+        # 'no', out of a configuration, would be a yes.
+        raise TypeError(f"fallback must be True or False, not {fallback!r}")
     factory = partial(IouringProactorEventLoop, transports=transports, spin_us=spin_us, sq_entries=sq_entries,
                       cq_entries=cq_entries, receive_buffer=receive_buffer)
     return or_stdlib(factory) if fallback else factory()

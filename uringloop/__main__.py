@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from . import __version__
 from .side_by_side import html_page, pairing, two_columns
 
 # For output into a file or a pipe: two columns of code without much wrapping.
@@ -47,6 +48,7 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m uringloop",
         description="Commands around uringloop, an io_uring proactor event loop for asyncio.")
+    parser.add_argument("--version", action="version", version=f"uringloop {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     reading = commands.add_parser(
         "side-by-side",

@@ -12,6 +12,8 @@ import sys
 from importlib.machinery import PathFinder
 
 _NAME = "uringloop"
+# As in pyproject.toml.
+_LEAST_PYTHON = 3, 12
 EXTENSION_MODULES = tuple(f"{_NAME}.{name}" for name in (
     "uring_events", "proactor_events", "sslproto", "sock_calls", "transport_registry", "base_events", "streams",
     "_overlapped", "_sockaddr"))
@@ -24,6 +26,11 @@ def give_way():
         raise ImportError(
             "uringloop's extension modules are not in this frozen program: the tool that makes it is to take all of "
             "uringloop's modules (PyInstaller: --collect-submodules uringloop)") from None
+    if spec is None and sys.version_info < _LEAST_PYTHON:
+        raise ImportError(
+            f"uringloop needs Python {'.'.join(map(str, _LEAST_PYTHON))} or later, and this is "
+            f"{sys.version_info.major}.{sys.version_info.minor}: run this, and `pip install .` in uringloop's source tree, by a "
+            "later one") from None
     if spec is None:
         raise ImportError(
             "this is uringloop's source tree, and its extension modules are not built for this "
