@@ -9,8 +9,6 @@ from typing_extensions import Buffer
 from .base_events import BaseEventLoop, ReadyOwner
 
 MUST_WAIT: object
-# What Cython puts there.
-__pyx_capi__: dict[str, object]
 
 def check_ready(sock: Any, events: int) -> None: ...
 def attempt(loop: BaseEventLoop, sock: socket, events: int, name: str, *args: Any) -> Any: ...
@@ -40,3 +38,4 @@ class Wait(ReadyOwner):
 
 # What Cython puts there.
 __test__: dict[str, str]
+__pyx_capi__: dict[str, object]

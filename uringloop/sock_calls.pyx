@@ -62,7 +62,7 @@ cdef Methods _transports_methods = Methods(_PlainSocket, *_TRANSPORTS_NAMES)
 cdef bint has_stdlib_methods(object sock) except -1:
     if type(sock) is _PlainSocket:
         return _transports_methods.are_the_stdlibs()
-    if not isinstance(sock, _PlainSocket):
+    if _PlainSocket is None or not isinstance(sock, _PlainSocket):
         return False
     own = getattr(sock, '__dict__', None)
     for name in (*_TRANSPORTS_NAMES, '__getattribute__'):
