@@ -9,12 +9,16 @@ import errno
 import os
 import re
 import selectors
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from loop_factories import expression_of
 from support import Buffered, Recorder, closed, tcp_pair, turns, until
 from uringloop import _overlapped
 
@@ -491,3 +495,24 @@ async def test_b21_method_of_a_socket_replaced(connect, stack, native, monkeypat
         monkeypatch.undo()
         transport.close()
         await protocol.lost
+
+
+def test_b22_sigpipe(loop_factory):
+    code = f"""if True:
+        import asyncio, signal, socket, uringloop
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+        async def main():
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+            theirs.close()
+            transport.write(b"x")
+            transport.write(b"y")
+            await asyncio.sleep(0.1)
+
+        {expression_of(loop_factory)}().run_until_complete(main())
+    """
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30)
+    in_python = getattr(loop_factory, "tier", None) == "stdlib"
+    assert done.returncode == (0 if in_python else -signal.SIGPIPE), done.stderr

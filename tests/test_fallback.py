@@ -124,6 +124,10 @@ def test_fallback_that_is_no_bool(wrong):
 
     with pytest.raises(TypeError, match="fallback must be True or False"):
         uringloop.new_event_loop(fallback=wrong)
+    if sys.version_info < (3, 16):
+        with pytest.raises(TypeError, match="fallback must be True or False"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            uringloop.IouringProactorEventLoopPolicy(fallback=wrong)
     coroutine = main()
     with pytest.raises(TypeError, match="fallback must be True or False"):
         uringloop.run(coroutine, fallback=wrong)

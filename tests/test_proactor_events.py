@@ -22,6 +22,7 @@ import pytest
 
 import uringloop
 from support import Buffered, Recorder, closed, drain, fill, reset, tcp_pair, turns, until
+from uringloop import proactor_events, sslproto
 
 
 class BytesOf(bytes):
@@ -1164,8 +1165,39 @@ async def test_attributes_of_the_program(loop, connect, pair):
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
     writer.write(b"data")
     assert written == [b"data"]
+    # Of what is written otherwise it is not told.
+    transport.writelines([b"pieces"])
+    assert written == [b"data"]
+    await until(lambda: drain(pair[1]) == b"pieces")
     transport.close()
     await protocol.lost
+
+
+async def test_attributes_of_a_transport_that_is_gone(connect, pair):
+    transport, protocol = await connect(pair[0])
+    transport.of_the_program = "is kept"
+    attributes = vars(transport)
+    transport.close()
+    await protocol.lost
+    del transport, protocol
+    await turns(2)
+    gc.collect()
+    assert attributes["of_the_program"] == "is kept"
+
+
+@pytest.mark.native_only("those of the stdlib are in Python")
+def test_long_chain_of_attributes(loop):
+    """It is freed from its end, however long it is, and not down the stack."""
+    for cls in (proactor_events._ProactorSocketTransport, sslproto._SSLProtocolTransport, sslproto.SSLProtocol):
+        chain = None
+        for _ in range(200_000):
+            link = cls.__new__(cls)
+            with contextlib.suppress(AttributeError):
+                link._closed = True
+            link.next = chain
+            chain = link
+        del link
+        chain = None
 
 
 async def test_attributes_make_no_cycle_that_stays(loop, connect, pair):

@@ -716,6 +716,38 @@ def test_proactor_whose_constructor_was_not_called():
     assert child.stdout.count("RuntimeError the proactor has no ring") == 4
 
 
+def test_reset_that_a_read_finds_first_raises_no_sigpipe(loop_factory):
+    code = f"""if True:
+        import asyncio, signal, socket, struct, time, uringloop
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+        class Protocol(asyncio.Protocol):
+            def connection_lost(self, exc):
+                lost.set_result(exc)
+
+        async def main():
+            global lost
+            loop = asyncio.get_running_loop()
+            lost = loop.create_future()
+            listener = socket.create_server(("127.0.0.1", 0))
+            theirs = socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
+            ours.setblocking(False)
+            transport, _ = await loop.create_connection(Protocol, sock=ours)
+            await asyncio.sleep(0.01)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            # It is told, and what follows runs before it is read.
+            time.sleep(0.01)
+            loop.call_soon(lambda: (transport.write(b"x"), transport.write(b"y")))
+            assert isinstance(await lost, ConnectionResetError)
+
+        {expression_of(loop_factory)}().run_until_complete(main())
+    """
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+
+
 def test_wait_that_the_loops_close_ends_is_not_told_as_an_exception(loop_factory, pair, caplog):
     """That the task was destroyed is; asyncio's future would wait for ever."""
     loop = loop_factory()

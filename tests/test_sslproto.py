@@ -883,6 +883,37 @@ async def test_program_writes_itself_in_a_callback(loop, pair, tls, factory, pau
     await peer.protocol.lost
 
 
+async def test_callback_that_is_handed_the_ssl_object(loop, pair, contexts):
+    """Set when the connection is made already, and the handshake is not."""
+    class Answering(Recorder):
+        def data_received(self, data):
+            self.transport.write(b"by asyncio, ")
+            objects[0].write(b"by itself")
+
+    objects = []
+    server, client = contexts
+    accepting = loop.create_task(loop.connect_accepted_socket(Answering, pair[1], ssl=server))
+    await turns(3)
+    server.sni_callback = lambda sslobject, name, context: objects.append(sslobject)
+    transport, protocol = await loop.create_connection(Recorder, sock=pair[0], ssl=client, server_hostname="localhost")
+    transport.write(b"question")
+    await until(lambda: protocol.data == b"by asyncio, by itself")
+    await closed(await accepting, (transport, protocol))
+
+
+async def test_unwrap_in_eof_received(loop, pair, tls):
+    class Unwrapping(Recorder):
+        def eof_received(self):
+            self.transport.get_extra_info("ssl_object").unwrap()
+
+    accepting = loop.create_task(loop.connect_accepted_socket(Unwrapping, pair[1], ssl=tls[0]))
+    transport, protocol = await loop.create_connection(Recorder, sock=pair[0], ssl=tls[1], server_hostname="localhost")
+    _, unwrapping = await accepting
+    transport.close()
+    assert isinstance(await unwrapping.lost, ssl.SSLZeroReturnError)
+    assert await protocol.lost is None
+
+
 @pytest.mark.skipif(not ssl.HAS_TLSv1_3, reason="an OpenSSL without TLS 1.3")
 @pytest.mark.parametrize("when", ["connection_made", "resume_reading"])
 async def test_certificate_asked_for_after_the_handshake(loop, pair, contexts, when):

@@ -12,7 +12,7 @@ Importing this package touches neither io_uring nor asyncio's policies, nor sign
 
 from functools import partial
 
-from .fallback import or_stdlib
+from .fallback import is_wanted, or_stdlib
 from .unavailable import IouringUnavailableError
 
 try:
@@ -57,12 +57,9 @@ def new_event_loop(transports=None, *, spin_us=None, sq_entries=None, cq_entries
 
     Source: asyncio.new_event_loop.
     """
-    if not isinstance(fallback, bool):
-        # 'no', out of a configuration, would be a yes.
-        raise TypeError(f"fallback must be True or False, not {fallback!r}")
     factory = partial(IouringProactorEventLoop, transports=transports, spin_us=spin_us, sq_entries=sq_entries,
                       cq_entries=cq_entries, receive_buffer=receive_buffer)
-    return or_stdlib(factory) if fallback else factory()
+    return or_stdlib(factory) if is_wanted(fallback) else factory()
 
 
 def run(main, *, debug=None, transports=None, fallback=False):

@@ -10,9 +10,10 @@ cdef extern from *:
     // A new reference becomes an object of Cython's.
     static inline PyObject* steal(PyObject* object) { return object; }
 
-    // Of an object of a class in C with a dict: it is made when something is put into it, so that most have none. CPython
-    // finds methods faster there, too.
-    static inline void make_dict_later(PyObject* object) {
+    // Of an object of a class in C with a dict, in __cinit__: it is made when something is put into it, so that most have
+    // none. CPython finds methods faster there, too. And in __dealloc__, where Cython would empty it, whoever else has it,
+    // and go down a chain of such objects until the stack ends.
+    static inline void drop_dict(PyObject* object) {
         Py_CLEAR(*(PyObject**)((char*)object + Py_TYPE(object)->tp_dictoffset));
     }
 
@@ -41,7 +42,7 @@ cdef extern from *:
     """
     unsigned version_tag(PyObject* cls)
     object steal(PyObject* reference)
-    void make_dict_later(object obj) noexcept
+    void drop_dict(object obj) noexcept
     int raise_pending() except -1
     uintptr_t this_thread() noexcept nogil
     enum: kHasGil

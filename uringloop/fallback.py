@@ -14,6 +14,13 @@ from .unavailable import IouringUnavailableError
 _PASSED_OVER = (os.path.dirname(__file__) + os.sep, os.path.dirname(asyncio.__file__) + os.sep)
 
 
+def is_wanted(fallback):
+    """Return True or False as it is; TypeError for anything else: 'no', out of a configuration, would be a yes."""
+    if not isinstance(fallback, bool):
+        raise TypeError(f"fallback must be True or False, not {fallback!r}")
+    return fallback
+
+
 def or_stdlib(factory):
     """Return factory()'s loop, or a new asyncio.SelectorEventLoop where io_uring can't be had.
 

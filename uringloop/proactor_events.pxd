@@ -102,6 +102,7 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     cdef bint _receive_into(self, buffer) except -1
     @cython.final
     cdef int _read_into_protocol(self) except -1
+    cdef object _receive_its_way(self)
     cdef int _reading_failed(self, int64_t got) except -1
     cdef bint _has_room(self, buf) except -1
     @cython.final

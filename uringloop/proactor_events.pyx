@@ -22,6 +22,7 @@ import _socket
 import _weakref
 import collections
 import itertools
+import operator
 import socket
 import warnings
 import weakref
@@ -36,11 +37,12 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
+from libc.limits cimport INT_MAX
 from libc.string cimport memcpy
 
 from ._interpreter cimport (
     Finalizer, PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, PyContext_CopyCurrent, Py_XDECREF_raw,
-    _PyBytes_Resize, make_dict_later, raise_pending, run_finalizer, steal,
+    _PyBytes_Resize, drop_dict, raise_pending, run_finalizer, steal,
 )
 from ._overlapped cimport (
     Completion, Ring, fileno, is_plain_tcp, is_readable, number_of, os_error, socket_of,
@@ -78,6 +80,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int getpeername(int fd, sockaddr* address, unsigned* length)
     int accept4(int fd, sockaddr* address, unsigned* length, int flags)
     int setsockopt(int fd, int level, int option, const void* value, unsigned length)
+    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
+    enum: MSG_DONTWAIT
+    enum: MSG_NOSIGNAL
     enum: SOCK_NONBLOCK
     enum: SOCK_CLOEXEC
 
@@ -158,10 +163,10 @@ cdef object _LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 
 # ours: what max_size may be set to
 cdef int _check_max_size(value) except -1:
-    cdef int size = value
+    size = operator.index(value)
     if size < 1:
         raise ValueError(f'max_size must be a positive number of bytes, not {value!r}')
-    return size
+    return min(size, INT_MAX)
 
 
 # ours: whether nobody would see if callbacks came into the loop's _ready without call_soon() and Handles
@@ -201,7 +206,7 @@ cdef PyObject* _receive_of "receive_of"(_ProactorReadPipeTransport transport) ex
     cdef Py_ssize_t size
     cdef Py_ssize_t limit
     if not transport._plain:
-        received = transport._loop._proactor._receive(transport._sock, transport._max_size)
+        received = transport._receive_its_way()
         Py_INCREF(received)
         return <PyObject*> received
     if transport._read_error:
@@ -444,8 +449,11 @@ cdef class _ProactorBasePipeTransport:
     """Base class of native transports."""
 
     def __cinit__(self):
-        make_dict_later(self)
+        drop_dict(self)
         self._max_size = _MAX_SIZE
+
+    def __dealloc__(self):
+        drop_dict(self)
 
     # stdlib: _ProactorBasePipeTransport.__init__
     def __init__(self, loop, sock, protocol, waiter=None,
@@ -723,7 +731,7 @@ cdef class _ProactorBasePipeTransport:
 
     @property
     def max_size(self):
-        """The most bytes that one read brings. It may be set: an integer above 0, or ValueError."""
+        """The most bytes that one read brings. It may be set: TypeError for what is no integer, ValueError for one below 1."""
         return self._max_size
 
     @max_size.setter
@@ -1094,6 +1102,16 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         steal(received)
         return 0
 
+    cdef object _receive_its_way(self):
+        """The same by the methods of a socket of the program's own: those that the selector loop's transport would call."""
+        if self._tls is None:
+            received = self._loop._proactor._receive(self._sock, self._max_size)
+            # (None is none of BlockingIOError.)
+            return b'' if received is None else received
+        buffer = bytearray(self._max_size)
+        got = self._sock.recv_into(memoryview(buffer))
+        return bytes(buffer[:got])
+
     cdef int _reading_failed(self, int64_t got) except -1:
         """End the connection for -errno, or (0) the exception that is set, unless it says that there was nothing to read."""
         try:
@@ -1240,9 +1258,9 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
     @cython.final
     cdef int64_t _receive_at(self, void* start, Py_ssize_t size):
         cdef int64_t got = -EBADF
-        size = self._limit_read(size)
         # (A buffer may have a method in Python, which may do anything.)
         if not self._is_lost():
+            size = self._limit_read(size)
             got = self.ring.receive(self._fd, start, size)
         self._note_read(got, size)
         if got > 0:
@@ -1333,7 +1351,8 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         if self._empty_waiter is not None:
             raise RuntimeError('unable to writelines; sendfile is in progress')
         if list_of_data:
-            self.write(stdlib_transports.join_pieces(list_of_data))
+            # (Not by a write() of the program's.)
+            _ProactorBaseWritePipeTransport.write(self, stdlib_transports.join_pieces(list_of_data))
 
     # stdlib: _ProactorBaseWritePipeTransport.can_write_eof
     def can_write_eof(self):
@@ -1447,10 +1466,13 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
 
     cdef int _send_regardless(self) noexcept:
         if self._gathered is not None and not self.ring._is_forked() and not self._is_lost():
+            # (No SIGPIPE: it is a send that the selector loop has made before.)
             if type(self._gathered) is bytes:
-                self.ring.send(self._fd, PyBytes_AS_STRING(self._gathered), PyBytes_GET_SIZE(self._gathered))
+                c_send(self._fd, PyBytes_AS_STRING(self._gathered), PyBytes_GET_SIZE(self._gathered),
+                       MSG_DONTWAIT | MSG_NOSIGNAL)
             else:
-                self.ring.send(self._fd, PyByteArray_AS_STRING(self._gathered), PyByteArray_GET_SIZE(self._gathered))
+                c_send(self._fd, PyByteArray_AS_STRING(self._gathered), PyByteArray_GET_SIZE(self._gathered),
+                       MSG_DONTWAIT | MSG_NOSIGNAL)
         self._gathered = None
         return 0
 
@@ -1559,6 +1581,13 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         buffer = self._buffer
         try:
             sent = self._sock.sendmsg(itertools.islice(buffer, _iov_max))
+            while sent:
+                size = len(buffer[0])
+                if size > sent:
+                    buffer[0] = memoryview(buffer[0])[sent:]
+                    break
+                sent -= size
+                buffer.popleft()
         except (BlockingIOError, InterruptedError):
             return 0
         except (SystemExit, KeyboardInterrupt):
@@ -1566,14 +1595,6 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         except BaseException as exc:
             self._buffer = None
             self._fatal_error(exc, 'Fatal write error on socket transport')
-            return 0
-        while sent:
-            size = len(buffer[0])
-            if size > sent:
-                buffer[0] = memoryview(buffer[0])[sent:]
-                break
-            sent -= size
-            buffer.popleft()
         return 0
 
     cdef int _drop_unsent(self) except -1:
@@ -1692,7 +1713,8 @@ cdef class _ProactorDatagramTransport(_ProactorBasePipeTransport):
         return True
 
     cdef int _read(self) except -1:
-        cdef int count = _DATAGRAMS
+        # (What the method of a socket of the program's own does when it is called in vain is not known.)
+        cdef int count = _DATAGRAMS if self._plain else 1
         # differs[N5]
         while count and not self._conn_lost and not self._closing and not self._paused:
             count -= 1

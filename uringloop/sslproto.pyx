@@ -42,7 +42,7 @@ from cpython.object cimport PyObject
 
 from ._interpreter cimport (
     Finalizer, PyBytes_AS_STRING_raw, PyBytes_FromStringAndSize_raw, Py_XDECREF_raw, _PyBytes_Resize,
-    make_dict_later, run_finalizer,
+    drop_dict, run_finalizer,
 )
 from .streams cimport reader_of, tell_reader
 
@@ -188,7 +188,10 @@ cdef class _SSLProtocolTransport:
     _sendfile_compatible = constants._SendfileMode.FALLBACK
 
     def __cinit__(self):
-        make_dict_later(self)
+        drop_dict(self)
+
+    def __dealloc__(self):
+        drop_dict(self)
 
     # stdlib: _SSLProtocolTransport.__init__
     def __init__(self, loop, ssl_protocol):
@@ -361,7 +364,10 @@ cdef class SSLProtocol:
     max_size = 256 * 1024
 
     def __cinit__(self):
-        make_dict_later(self)
+        drop_dict(self)
+
+    def __dealloc__(self):
+        drop_dict(self)
 
     # stdlib: SSLProtocol.__init__
     def __init__(self, loop, app_protocol, sslcontext, waiter,
@@ -413,9 +419,6 @@ cdef class SSLProtocol:
             self._incoming, self._outgoing,
             server_side=self._server_side,
             server_hostname=self._server_hostname)
-        # Callbacks that are handed it.
-        self._is_shared = (not self._usual or getattr(sslcontext, 'sni_callback', None) is not None
-                           or getattr(sslcontext, '_msg_callback', None) is not None)
 
         self._set_read_buffer_limits()
         self._set_write_buffer_limits()
@@ -605,6 +608,10 @@ cdef class SSLProtocol:
 
             peercert = sslobj.getpeercert()
             self._know_headers()
+            # To callbacks of these names it is handed.
+            if (not self._usual or getattr(self._sslcontext, 'sni_callback', None) is not None
+                    or getattr(self._sslcontext, '_msg_callback', None) is not None):
+                self._is_shared = True
         except Exception as exc:
             # (No cycle with its own traceback.)
             handshake_exc = None
@@ -1543,6 +1550,7 @@ cdef class SSLProtocol:
         return 0
 
     cdef int _flush(self) except -1:
+        self._ask_openssl()
         self._read()
         self._switch_to(SHUTDOWN)
         self._shut_down()

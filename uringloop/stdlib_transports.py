@@ -465,7 +465,8 @@ class _WritingMixin(_ClosingMixin):
         if self._empty_waiter is not None:
             raise RuntimeError('unable to writelines; sendfile is in progress')
         if list_of_data:
-            self.write(join_pieces(list_of_data))
+            # (Not by a write() of the program's.)
+            _WritingMixin.write(self, join_pieces(list_of_data))
 
     # stdlib: _ProactorBaseWritePipeTransport._make_empty_waiter
     def _make_empty_waiter(self):
@@ -563,6 +564,13 @@ class _WritingMixin(_ClosingMixin):
         buffer = self._buffer
         try:
             sent = self._sock.sendmsg(itertools.islice(buffer, IOV_MAX))
+            while sent:
+                size = len(buffer[0])
+                if size > sent:
+                    buffer[0] = memoryview(buffer[0])[sent:]
+                    break
+                sent -= size
+                buffer.popleft()
         except (BlockingIOError, InterruptedError):
             return
         except (SystemExit, KeyboardInterrupt):
@@ -570,14 +578,6 @@ class _WritingMixin(_ClosingMixin):
         except BaseException as exc:
             self._buffer = None
             self._fatal_error(exc, 'Fatal write error on socket transport')
-            return
-        while sent:
-            size = len(buffer[0])
-            if size > sent:
-                buffer[0] = memoryview(buffer[0])[sent:]
-                break
-            sent -= size
-            buffer.popleft()
 
     def _gathering_failed(self):
         gathered = self._gathered
@@ -596,7 +596,8 @@ class _WritingMixin(_ClosingMixin):
         if gathered is not None and gathered.pending and gathered.take_back(rest.appendleft):
             self._gathered = None
             with contextlib.suppress(OSError):
-                self._sock.sendmsg(rest)
+                # (No SIGPIPE: it is a send that the selector loop has made before.)
+                self._sock.sendmsg(rest, (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def _drop_unsent(self):
         if self._gathered is not None:

@@ -115,14 +115,14 @@ cdef extern from "<poll.h>":
 cdef extern from "<errno.h>":
     int EBADF, ECANCELED
 
-from ._interpreter cimport Finalizer, PyContext_CopyCurrent, make_dict_later, run_finalizer
+from ._interpreter cimport Finalizer, PyContext_CopyCurrent, drop_dict, run_finalizer
 from ._overlapped cimport Kind, Overlapped, Ring, fileno, is_socket, owns_buffer
 from ._sockaddr cimport family_of, has_plain_addresses
 from .base_events cimport BaseEventLoop, ReadyHandle, Selector, handle_of, run_callback, speed_up
 from .sock_calls cimport has_stdlib_methods
 from .base_events import SlottedEventLoop
 from . import observability, selector_events, sock_calls, stdlib_transports, tiers, unix_events
-from .fallback import or_stdlib
+from .fallback import is_wanted, or_stdlib
 
 __all__ = (
     'IouringProactorEventLoop', 'IouringProactor', 'IouringProactorEventLoopPolicy',
@@ -691,8 +691,11 @@ cdef class IouringProactor(Selector):
     cdef dict __dict__          # for a select() of somebody else's, D25
 
     def __cinit__(self):
-        make_dict_later(self)
+        drop_dict(self)
         self.is_own = type(self) is IouringProactor
+
+    def __dealloc__(self):
+        drop_dict(self)
 
     # stdlib: IocpProactor.__init__
     def __init__(self, rung=None, kernel=None, *, spin_us=None, sq_entries=None, cq_entries=None,
@@ -1379,12 +1382,13 @@ def _make_policy():
         """Event loop policy whose loops run on io_uring.
 
         fallback: as for uringloop.new_event_loop().
+        Raises TypeError for one that is neither True nor False.
         """
         _loop_factory = IouringProactorEventLoop
 
         def __init__(self, *, fallback=False):
             super().__init__()
-            if fallback:
+            if is_wanted(fallback):
                 self._loop_factory = partial(or_stdlib, IouringProactorEventLoop)
 
     IouringProactorEventLoopPolicy.__qualname__ = 'IouringProactorEventLoopPolicy'
