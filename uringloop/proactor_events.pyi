@@ -3,7 +3,6 @@ DETACH_TAKES_TRANSPORT: bool
 GATHER_ONE: int
 GATHER_ALL: int
 HEADER_SIZE: int
-IOV_MAX: int
 
 # What Cython puts there.
 __test__: dict[str, str]

@@ -21,7 +21,6 @@ Differences from the stdlib beyond those, numbered; a line `# differs[Nn]` stand
 import _socket
 import _weakref
 import collections
-import itertools
 import operator
 import socket
 import warnings
@@ -51,12 +50,12 @@ from ._overlapped import PLAIN_SOCKET
 from ._sockaddr cimport family_of, format_address, has_plain_addresses, sockaddr_storage
 from . import stdlib_transports
 from .base_events cimport BaseEventLoop, Methods, ReadyHandle, handle_of, report_callback, run_callback
-from .sock_calls cimport has_stdlib_methods
+from .sock_calls cimport has_stdlib_methods, send_pieces
 from .sslproto cimport SSLProtocol
 from .sslproto import connection_class as _ssl_protocol_class
 from .streams cimport reader_of, tell_reader
 from .transport_registry cimport Clients, Transports
-from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE, IOV_MAX
+from .stdlib_transports import DETACH_TAKES_TRANSPORT, GATHER_ALL, GATHER_ONE, HEADER_SIZE
 
 cdef extern from "<errno.h>":
     int errno, EAGAIN, EBADF, EINTR, ENOMEM
@@ -137,7 +136,6 @@ cdef object _StreamReaderProtocol = streams.StreamReaderProtocol
 cdef bint _detach_takes_transport = DETACH_TAKES_TRANSPORT
 cdef object _Server = base_events.Server
 cdef Methods _server_methods = Methods(_Server, '_attach', '_detach')
-cdef object _iov_max = IOV_MAX
 cdef Py_ssize_t _gather_one = GATHER_ONE
 cdef Py_ssize_t _gather_all = GATHER_ALL
 # An accept4(2) that finds nobody has made a file by then, and takes ten times as long as poll(2). So it is asked
@@ -159,14 +157,6 @@ cdef object _stdlib_sendto = proactor_events._ProactorDatagramTransport.sendto
 # How many datagrams one turn receives; differs[N5]
 cdef int _DATAGRAMS = 16
 cdef object _LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
-
-
-# ours: what max_size may be set to
-cdef int _check_max_size(value) except -1:
-    size = operator.index(value)
-    if size < 1:
-        raise ValueError(f'max_size must be a positive number of bytes, not {value!r}')
-    return min(size, INT_MAX)
 
 
 # ours: whether nobody would see if callbacks came into the loop's _ready without call_soon() and Handles
@@ -736,7 +726,10 @@ cdef class _ProactorBasePipeTransport:
 
     @max_size.setter
     def max_size(self, value):
-        self._max_size = _check_max_size(value)
+        size = operator.index(value)
+        if size < 1:
+            raise ValueError(f'max_size must be a positive number of bytes, not {value!r}')
+        self._max_size = min(size, INT_MAX)
 
     @property
     def _sock_fd(self):
@@ -1103,10 +1096,10 @@ cdef class _ProactorReadPipeTransport(_ProactorBasePipeTransport):
         return 0
 
     cdef object _receive_its_way(self):
-        """The same by the methods of a socket of the program's own: those that the selector loop's transport would call."""
+        """Receive by the methods of a socket of the program's own: by that which the selector loop's transport would call."""
         if self._tls is None:
             received = self._loop._proactor._receive(self._sock, self._max_size)
-            # (None is none of BlockingIOError.)
+            # (As any other false one it is an end there; here None says that there was nothing.)
             return b'' if received is None else received
         buffer = bytearray(self._max_size)
         got = self._sock.recv_into(memoryview(buffer))
@@ -1580,14 +1573,7 @@ cdef class _ProactorBaseWritePipeTransport(_ProactorReadPipeTransport):
         """Send of the buffer what there is room for."""
         buffer = self._buffer
         try:
-            sent = self._sock.sendmsg(itertools.islice(buffer, _iov_max))
-            while sent:
-                size = len(buffer[0])
-                if size > sent:
-                    buffer[0] = memoryview(buffer[0])[sent:]
-                    break
-                sent -= size
-                buffer.popleft()
+            send_pieces(self._sock, buffer)
         except (BlockingIOError, InterruptedError):
             return 0
         except (SystemExit, KeyboardInterrupt):

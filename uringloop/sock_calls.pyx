@@ -16,6 +16,8 @@ What only a real future can do, it has one made for: from then on that is what i
 
 Must not be in here: io_uring, and transports.
 """
+import itertools
+import os
 import select
 from asyncio import futures
 
@@ -49,26 +51,26 @@ MUST_WAIT = object()
 cdef object _MUST_WAIT = MUST_WAIT
 
 cdef object _PlainSocket = PLAIN_SOCKET
+# How many buffers one sendmsg(2) takes.
+cdef object _iov_max = os.sysconf('SC_IOV_MAX')
 cdef object _Future = futures.Future
 # More than this a socket's own method sends: it lets other threads run meanwhile.
 cdef Py_ssize_t _LARGE = 1024 * 1024
-# The methods that are gone past below.
-cdef Methods _socket_methods = Methods(_PlainSocket, 'recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'send')
-# The same of transports.
-cdef tuple _TRANSPORTS_NAMES = ('recv', 'recv_into', 'recvfrom', 'send', 'sendto', 'getsockname', 'getpeername')
-cdef Methods _transports_methods = Methods(_PlainSocket, *_TRANSPORTS_NAMES)
+# The methods that are gone past below, and by transports.
+cdef tuple _NAMES = ('recv', 'recv_into', 'recvfrom', 'recvfrom_into', 'send', 'sendto', 'getsockname', 'getpeername')
+cdef Methods _socket_methods = Methods(_PlainSocket, *_NAMES)
 
 
 cdef bint has_stdlib_methods(object sock) except -1:
     if type(sock) is _PlainSocket:
-        return _transports_methods.are_the_stdlibs()
+        return _socket_methods.are_the_stdlibs()
     if _PlainSocket is None or not isinstance(sock, _PlainSocket):
         return False
     own = getattr(sock, '__dict__', None)
-    for name in (*_TRANSPORTS_NAMES, '__getattribute__'):
+    for name in (*_NAMES, '__getattribute__'):
         if getattr(type(sock), name, None) is not getattr(_PlainSocket, name) or own and name in own:
             return False
-    return _transports_methods.are_the_stdlibs()
+    return _socket_methods.are_the_stdlibs()
 
 
 # -- attempts --
@@ -240,6 +242,22 @@ def recvfrom_into(BaseEventLoop loop not None, sock, buf, nbytes):
         finally:
             PyBuffer_Release(&view)
     return _attempt(sock, select.POLLIN, 'recvfrom_into', (buf, nbytes))
+
+
+cpdef int send_pieces(object sock, object buffer) except -1:
+    """Send of a deque what there is room for, and take that out of it.
+
+    In C: an interrupt must not come between the two. Raises what the socket's sendmsg() does.
+    """
+    sent = sock.sendmsg(itertools.islice(buffer, _iov_max))
+    while sent:
+        size = len(buffer[0])
+        if size > sent:
+            buffer[0] = memoryview(buffer[0])[sent:]
+            break
+        sent -= size
+        buffer.popleft()
+    return 0
 
 
 cdef object _send(object sock, const void* start, Py_ssize_t size):

@@ -99,6 +99,7 @@ cdef class SSLProtocol:
     cdef Py_ssize_t _length_of(self, const unsigned char* header) noexcept
     cdef int _know_headers(self) except -1
     cdef int _be_eager(self) noexcept
+    cdef int _share(self) noexcept
     cdef int _ask_openssl(self) noexcept
     cdef Py_ssize_t _count_whole(self) except? -1
     cdef Py_ssize_t _count_unread(self) except -1

@@ -547,7 +547,7 @@ cdef class SSLProtocol:
     # stdlib: SSLProtocol._get_extra_info
     def _get_extra_info(self, name, default=None):
         if name == 'ssl_object':
-            self._is_shared = self._output_due = True
+            self._share()
         if name in self._names:
             return self._names[name]
         elif self._transport is not None:
@@ -848,12 +848,12 @@ cdef class SSLProtocol:
 
     @property
     def _extra(self):
-        self._is_shared = self._output_due = True
+        self._share()
         return self._names
 
     @property
     def _sslobj(self):
-        self._is_shared = self._output_due = True
+        self._share()
         return self._ssl_object
 
     @_sslobj.setter
@@ -997,6 +997,11 @@ cdef class SSLProtocol:
         self._ask_openssl()
         if self._state_now != DO_HANDSHAKE:
             self._advance()
+
+    cdef int _share(self) noexcept:
+        """The program has the ssl_object from here on, and may write by it at any time."""
+        self._is_shared = self._output_due = True
+        return 0
 
     cdef int _ask_openssl(self) noexcept:
         """Have the next read reach OpenSSL whatever has come: the program may have asked something of it that it then sends."""

@@ -69,7 +69,6 @@ import contextvars
 import errno
 import inspect
 import io
-import itertools
 import os
 import socket
 import types
@@ -102,9 +101,6 @@ def _find_header_size():
 
 
 HEADER_SIZE = _find_header_size()
-
-# How many buffers one sendmsg(2) takes.
-IOV_MAX = os.sysconf('SC_IOV_MAX')
 
 # accept(2): errors of one connection, or of the network below it; the next may be well.
 _ACCEPT_GOES_ON = frozenset((
@@ -563,14 +559,7 @@ class _WritingMixin(_ClosingMixin):
         """Send of the buffer what there is room for."""
         buffer = self._buffer
         try:
-            sent = self._sock.sendmsg(itertools.islice(buffer, IOV_MAX))
-            while sent:
-                size = len(buffer[0])
-                if size > sent:
-                    buffer[0] = memoryview(buffer[0])[sent:]
-                    break
-                sent -= size
-                buffer.popleft()
+            sock_calls.send_pieces(self._sock, buffer)
         except (BlockingIOError, InterruptedError):
             return
         except (SystemExit, KeyboardInterrupt):
@@ -1199,18 +1188,19 @@ class BaseProactorEventLoop(proactor_events.BaseProactorEventLoop):
     # -- ours: no counterpart in the stdlib's class --
 
     def _adopt(self, sock, transport):
+        number = sock.fileno()
         # The classes' __slots__ keep the instance's values out of line, in a dict that shares its
         # keys: of all kinds the one whose lookups CPython 3.13 does not specialize. In a dict of
         # its own they are, some thirty a message. (A native transport has none before it is asked for.)
         if isinstance(transport, _ClosingMixin):
-            transport.__dict__ = {**transport.__dict__, '_sock_fd': sock.fileno()}
+            transport.__dict__ = {**transport.__dict__, '_sock_fd': number}
         # A reader that was forgotten would take the transport's bytes.
-        if sock.fileno() in self._keys:
-            self._remove_reader(sock.fileno())
+        if number in self._keys:
+            self._remove_reader(number)
         # Nor is the set to go on looking at it, which sock_connect() or sock_accept() have waited in.
-        self._proactor._forget(sock.fileno())
+        self._proactor._forget(number)
         # Readers and writers of this descriptor are refused (_ensure_fd_no_transport).
-        self._transports[sock.fileno()] = transport
+        self._transports[number] = transport
         return transport
 
     def _ensure_may_sendfile(self, fd):

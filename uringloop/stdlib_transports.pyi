@@ -6,7 +6,6 @@ DETACH_TAKES_TRANSPORT: bool
 GATHER_ONE: int
 GATHER_ALL: int
 HEADER_SIZE: int
-IOV_MAX: int
 
 def check_datagram(data: object) -> bytes: ...
 def join_pieces(pieces: Iterable[object]) -> bytes: ...
